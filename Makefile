@@ -1,0 +1,50 @@
+# Everything from a fresh clone: needs make, Python 3.11 or newer with venv, and a package index.
+#   make dev                        a gateway to try out
+#   make dev ARGS="--port 9000"     arguments for gateway dev; likewise for pytest with `make test`
+#   make test PYTHON=python3.13     another Python; after `make clean` if there is a .venv already
+
+SHELL := /bin/sh
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.PHONY: dev test install lint clean help
+
+PYTHON ?=
+ARGS ?=
+PYTHONS = $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python)
+INSTALLED = .venv/.installed
+
+dev: $(INSTALLED) ## set up, then run a gateway with sample rows on http://127.0.0.1:8000
+	@exec .venv/bin/gateway dev $(ARGS)
+
+test: $(INSTALLED) ## set up, then run the whole test suite
+	@.venv/bin/python -m pytest $(ARGS)
+
+install: $(INSTALLED) ## set up: .venv with all that development and tests need
+
+lint: $(INSTALLED) ## style and types
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+clean: ## remove .venv, the data of make dev, and caches
+	rm -rf .venv .data .pytest_cache .mypy_cache .ruff_cache .hypothesis build ./*.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then \
+		for python in $(PYTHONS) none; do \
+			"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && break; \
+		done; \
+		if [ "$$python" = none ]; then \
+			echo "No Python 3.11 or newer was found. Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; \
+			exit 1; \
+		fi; \
+		echo "Making .venv with $$("$$python" --version) …"; \
+		"$$python" -m venv --clear .venv || { echo "That Python cannot make virtual environments; Debian and Ubuntu have that in python3-venv." >&2; exit 1; }; \
+	fi
+	@echo "Installing …"
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,226 @@
+"""The composition root: the only room that knows all the others. Settings in, a running service out.
+
+`serve` runs it, `check` and `openapi` build the same catalog and stop there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response as PageResponse
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from gateway.catalog.build import build, table_name
+from gateway.catalog.model import Catalog
+from gateway.database.execute import Database
+from gateway.database.inspect import read_tables
+from gateway.database.pool import Pool, PoolOptions
+from gateway.definitions.load import load_directory
+from gateway.definitions.model import Fault, Loaded
+from gateway.errors import ConfigurationError, GatewayError
+from gateway.guards.policy import check_access
+from gateway.http.docs import docs_asset
+from gateway.http.middleware import RequestIds, on_http_exception
+from gateway.http.openapi import document
+from gateway.http.operations import health_routes
+from gateway.http.responses import Response, json_response
+from gateway.http.routes import DataRoutes
+from gateway.pipeline import Pipeline
+from gateway.settings import Settings, check_startable, database_url, load_settings
+
+logger = logging.getLogger("gateway")
+
+DOTENV = Path(".env")
+HEALTH_TIMEOUT_SECONDS = 2.0
+DOCS_POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+# --- the catalog -------------------------------------------------------------------------------------------------------
+
+
+async def assemble(settings: Settings) -> tuple[Catalog, tuple[Fault, ...]]:
+    """The catalog that the files and the database make together, and every fault. Raises ConfigurationError."""
+    loaded = load_directory(settings.resources_dir)
+    reflection = await read_tables(database_url(settings), {table_name(source) for source in loaded.sources})
+    catalog, faults = build(loaded, reflection)
+    return _without_faulty_access(catalog, loaded, faults)
+
+
+def _without_faulty_access(catalog: Catalog, loaded: Loaded, faults: tuple[Fault, ...]) -> tuple[Catalog, tuple[Fault, ...]]:
+    """A resource whose access rules are wrong is not served: nobody can tell what its author meant to forbid."""
+    resources, broken, found = dict(catalog.resources), dict(catalog.broken), list(faults)
+    for source in loaded.sources:
+        place = (source.definition.version, source.name)
+        if place not in resources:
+            continue
+        wrong = list(check_access(source, resources[place]))
+        if wrong:
+            found += wrong
+            del resources[place]
+            broken[place] = "its access rules have faults; see `gateway check`"
+    return Catalog(resources, broken), tuple(sorted(found))
+
+
+def check(settings: Settings) -> list[Fault]:
+    """Every fault of every resource file, held against the database. Raises ConfigurationError."""
+    return list(asyncio.run(assemble(settings))[1])
+
+
+def openapi(settings: Settings, version: str) -> dict[str, Any]:
+    """The OpenAPI document of one API version. Raises ConfigurationError for a version that no resource has."""
+    catalog, _ = asyncio.run(assemble(settings))
+    if version not in catalog.versions:
+        raise ConfigurationError(f'there is no version "{version}"; versions: {", ".join(catalog.versions)}')
+    return _document(settings, catalog, version)
+
+
+def _document(settings: Settings, catalog: Catalog, version: str) -> dict[str, Any]:
+    return document(catalog, version, max_body_bytes=settings.max_body_bytes, service_name=settings.service_name)
+
+
+# --- the service -------------------------------------------------------------------------------------------------------
+
+
+class Gateway:
+    """The ASGI application. `start` before the first request, `stop` after the last; a server's lifespan does both."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.pool = Pool(
+            PoolOptions(
+                url=database_url(settings),
+                name=settings.service_name,
+                minimum=settings.database_pool_min,
+                maximum=settings.database_pool_max,
+                idle_seconds=settings.database_idle_seconds,
+                acquire_timeout_seconds=settings.database_acquire_timeout_seconds,
+                statement_timeout_seconds=settings.database_statement_timeout_seconds,
+            )
+        )
+        self._database = Database(self.pool)
+        self._pipeline = Pipeline(Catalog({}, {}), self._database)
+        self._documents: dict[str, Response] = {}
+        self._data = DataRoutes(lambda: self._pipeline, self.openapi_response, settings.max_body_bytes)
+        self._other = RequestIds(self._starlette())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["raw_path"].startswith(b"/api/"):
+            await self._data(scope, receive, send)
+        else:
+            await self._other(scope, receive, send)
+
+    async def start(self) -> None:
+        """Builds the catalog and opens the pool. Raises ConfigurationError."""
+        catalog, faults = await assemble(self.settings)
+        for fault in faults:
+            logger.error("resource file: %s", fault)
+        for (version, name), reason in catalog.broken.items():
+            logger.error("not served: %s/%s: %s", version, name, reason)
+        try:
+            await self.pool.open()
+        except (OSError, TimeoutError, GatewayError) as fault:
+            raise ConfigurationError(f"DATABASE_URL: no connection: {fault}") from fault
+        self._pipeline = Pipeline(catalog, self._database)
+        self._documents = {}
+
+    async def stop(self) -> None:
+        """Closes the pool, waiting a bounded time for statements that run."""
+        await self.pool.close()
+
+    def openapi_response(self, version: str) -> Response | None:
+        """The OpenAPI document as an answer, made when it is first asked for; None for a version that does not exist."""
+        catalog = self._pipeline.catalog
+        if version not in catalog.versions:
+            return None
+        if version not in self._documents:
+            self._documents[version] = json_response(200, _document(self.settings, catalog, version))
+        return self._documents[version]
+
+    def _starlette(self) -> Starlette:
+        return Starlette(
+            routes=[
+                *health_routes({"database": self._database_is_well}, self._broken),
+                Route("/docs", _docs, methods=["GET"]),
+                Route("/docs/{name}", _docs, methods=["GET"]),
+            ],
+            exception_handlers={HTTPException: on_http_exception},
+            lifespan=self._lifespan,
+        )
+
+    @asynccontextmanager
+    async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
+        await self.start()
+        yield
+        await self.stop()
+
+    def _broken(self) -> Mapping[str, str]:
+        return {f"{version}/{name}": reason for (version, name), reason in self._pipeline.catalog.broken.items()}
+
+    async def _database_is_well(self) -> tuple[bool, str]:
+        try:
+            async with asyncio.timeout(HEALTH_TIMEOUT_SECONDS):
+                await self._database.fetch("SELECT 1", ())
+        except GatewayError as error:
+            return False, error.message
+        except TimeoutError:
+            return False, f"no answer within {HEALTH_TIMEOUT_SECONDS:g} s"
+        return True, "answers"
+
+
+async def _docs(request: Request) -> PageResponse:
+    asset = docs_asset(request.path_params.get("name", ""))
+    if asset is None:
+        raise HTTPException(404)
+    body, content_type = asset
+    return PageResponse(body, headers={"content-security-policy": DOCS_POLICY}, media_type=content_type)
+
+
+def create() -> Gateway:
+    """The application by the environment's settings: what each worker process calls."""
+    settings = load_settings(os.environ, DOTENV)
+    _configure_logging(settings)
+    return Gateway(settings)
+
+
+def serve(settings: Settings) -> None:
+    """Runs the service until it is told to stop. Raises ConfigurationError where it cannot start."""
+    check_startable(settings)
+    _configure_logging(settings)
+    if settings.auth == "off":
+        logger.warning("AUTH=off: every caller may read and change everything")
+    if settings.workers > 1:
+        _run(settings, "gateway.app:create", factory=True, workers=settings.workers)
+    else:
+        _run(settings, Gateway(settings))
+
+
+def _run(settings: Settings, application: Any, **options: Any) -> None:
+    uvicorn.run(
+        application,
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop",
+        http="httptools",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        **options,
+    )
+
+
+def _configure_logging(settings: Settings) -> None:
+    logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT)
+    logging.getLogger("uvicorn").setLevel(max(logging.INFO, logging.getLogger().level))

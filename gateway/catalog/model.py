@@ -1,0 +1,180 @@
+"""What is true: tables as the database has them, and resources as the gateway serves them. Frozen, and free of I/O.
+
+*Column* and *table* are the database's words, *field* and *resource* the public ones: a resource is a definition held
+against its table. A `Catalog` is one consistent picture of all of them; a reload builds another and swaps it in whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+from gateway.catalog.types import ColumnType
+from gateway.definitions.model import ResourceDefinition
+
+
+class Column(msgspec.Struct, frozen=True):
+    """A column as reflected. `filled`: the database gives a value where none is sent; `generated`: it takes none."""
+
+    name: str
+    type: ColumnType
+    nullable: bool
+    filled: bool = False
+    generated: bool = False
+    comment: str = ""
+
+
+ConstraintKind = Literal["primary", "unique", "foreign", "check", "exclusion"]
+
+
+class Constraint(msgspec.Struct, frozen=True):
+    """A constraint or unique index. `columns` may be empty (an expression that names none). A partition's are its parent's.
+
+    `expression` is a CHECK's SQL, or "" elsewhere; `partial` marks a unique index that covers some rows only.
+    """
+
+    name: str
+    kind: ConstraintKind
+    columns: tuple[str, ...]
+    expression: str = ""
+    partial: bool = False
+
+
+class ForeignKey(msgspec.Struct, frozen=True):
+    """Columns of a table that refer to columns of another, pairwise."""
+
+    name: str
+    columns: tuple[str, ...]
+    schema: str
+    table: str
+    referred: tuple[str, ...]
+
+
+class Table(msgspec.Struct, frozen=True):
+    """A table, partitioned table, view or foreign table as reflected. `indexes` are the columns that each index leads with."""
+
+    schema: str
+    name: str
+    columns: tuple[Column, ...]
+    primary_key: tuple[str, ...] = ()
+    constraints: tuple[Constraint, ...] = ()
+    foreign_keys: tuple[ForeignKey, ...] = ()
+    indexes: tuple[tuple[str, ...], ...] = ()
+    is_view: bool = False
+    comment: str = ""
+
+    def column(self, name: str) -> Column | None:
+        """The column of that name, or None."""
+        return next((column for column in self.columns if column.name == name), None)
+
+    def is_unique(self, columns: tuple[str, ...]) -> bool:
+        """Whether at most one row can have given values of `columns`."""
+        wanted = set(columns)
+        return any(
+            set(constraint.columns) <= wanted
+            for constraint in self.constraints
+            if constraint.kind in ("primary", "unique")
+            and constraint.columns
+            and not constraint.expression
+            and not constraint.partial
+        )
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    """What YAML asks beyond the database; both ends are inclusive, None leaves an end open. `enum` () means any value."""
+
+    minimum: int | float | str | None = None
+    maximum: int | float | str | None = None
+    min_length: int | None = None
+    max_length: int | None = None
+    pattern: str | None = None
+    enum: tuple[str | int, ...] = ()
+
+
+class Field(msgspec.Struct, frozen=True):
+    """One public field. `required`: a create must send it; `readonly`: no write may; `hidden`: it does not exist for callers."""
+
+    name: str
+    column: str
+    type: ColumnType
+    nullable: bool = True
+    required: bool = False
+    readonly: bool = False
+    hidden: bool = False
+    filterable: bool = True
+    description: str = ""
+    bounds: Bounds = Bounds()
+
+
+class SortKey(msgspec.Struct, frozen=True):
+    """One term of an order. PostgreSQL's default is nulls last when ascending, first when descending."""
+
+    field: str
+    descending: bool = False
+    nulls_first: bool = False
+
+    def __str__(self) -> str:
+        nulls = "" if self.nulls_first == self.descending else (":nullsfirst" if self.nulls_first else ":nullslast")
+        return f"{'-' if self.descending else ''}{self.field}{nulls}"
+
+
+class Relation(msgspec.Struct, frozen=True):
+    """`pairs` are (this resource's column, the other's column)."""
+
+    name: str
+    to: str
+    many: bool
+    pairs: tuple[tuple[str, str], ...]
+
+
+class Resource(msgspec.Struct, frozen=True, eq=False):
+    """A resource that can be served. `fields` holds every field by its name, in the table's order; `visible` those that
+    are not hidden.
+
+    `sort` is the default order, ending with the key; `limit_default` and `limit_max` are rows. `timeout_seconds` and
+    `cache_ttl_seconds` are None where the setting decides.
+    """
+
+    name: str
+    version: str
+    table: Table
+    key: tuple[str, ...]
+    fields: Mapping[str, Field]
+    relations: Mapping[str, Relation]
+    sort: tuple[SortKey, ...]
+    limit_default: int
+    limit_max: int
+    definition: ResourceDefinition
+    description: str = ""
+    writable: bool = True
+    timeout_seconds: float | None = None
+    cache_ttl_seconds: float | None = None
+    visible: Mapping[str, Field] = {}
+
+    @property
+    def id(self) -> str:
+        """`v1/products`: names the resource within a catalog."""
+        return f"{self.version}/{self.name}"
+
+    def field_of(self, column: str) -> Field | None:
+        """The field that shows `column`, or None."""
+        return next((field for field in self.fields.values() if field.column == column), None)
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """What a caller may ever ask for here, in the words of `definitions.model.OPERATIONS`."""
+        return ("read", "create", "patch", "delete") if self.writable else ("read",)
+
+
+class Catalog(msgspec.Struct, frozen=True, eq=False):
+    """All resources by (version, name), and why each of the others is not served (a sentence for operators)."""
+
+    resources: Mapping[tuple[str, str], Resource]
+    broken: Mapping[tuple[str, str], str]
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """The API versions that have a resource, in order; `v1` always."""
+        return tuple(sorted({"v1", *(version for version, _ in (*self.resources, *self.broken))}))

@@ -1,0 +1,226 @@
+"""A connection in, tables out: SQLAlchemy's Inspector for the structure, pg_catalog for what the Inspector does not tell.
+
+That is: the base type below a domain, whether a type has an order, which columns a CHECK or a unique expression reads, and
+the names that a partition's constraints have, for the database reports faults by those.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import defaultdict
+from collections.abc import Collection
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, inspect, text
+from sqlalchemy.engine.reflection import Inspector, ObjectKind, ObjectScope
+from sqlalchemy.exc import SAWarning
+
+from gateway.catalog.model import Column, Constraint, ConstraintKind, ForeignKey, Table
+from gateway.catalog.types import ColumnType
+
+TableName = tuple[str | None, str]
+"""(schema, name); None is the connection's default schema."""
+
+_KINDS: dict[str, ConstraintKind] = {"p": "primary", "u": "unique", "f": "foreign", "c": "check", "x": "exclusion"}
+_CAST_NAMES = {"bpchar": "bpchar", "bit": "bit varying"}  # without a length, `character` and `bit` would mean one of them
+_KIND_NAMES = {"e": "enum", "r": "range", "m": "multirange"}
+
+_TYPES = text("""
+    SELECT t.oid, t.typname, t.typtype::text, t.typelem, t.typbasetype, t.typtypmod, t.typcategory::text,
+           t.typdefault IS NOT NULL AS filled, format_type(t.oid, NULL) AS sql,
+           (SELECT array_agg(e.enumlabel::text ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid) AS labels,
+           EXISTS (SELECT FROM pg_opclass o JOIN pg_am m ON m.oid = o.opcmethod
+                   WHERE m.amname = 'btree' AND o.opcdefault AND o.opcintype = t.oid) AS ordered
+    FROM pg_type t WHERE t.typtype IN ('b', 'e', 'd', 'r', 'm') OR (t.typtype = 'c' AND t.typrelid = 0)
+       OR t.oid IN (SELECT a.atttypid FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+                    JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = ANY (:schemas) AND c.relname = ANY (:names))
+""")
+_COLUMNS = text("""
+    SELECT n.nspname AS schema, c.relname AS table, a.attname AS name, a.atttypid, a.atttypmod
+    FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE a.attnum > 0 AND NOT a.attisdropped AND n.nspname = ANY (:schemas) AND c.relname = ANY (:names)
+""")
+_CONSTRAINTS = text("""
+    WITH tables AS (
+        SELECT n.nspname AS schema, c.relname AS table, c.oid AS root, p.relid::oid AS oid
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        CROSS JOIN LATERAL (SELECT c.oid AS relid UNION SELECT relid FROM pg_partition_tree(c.oid)) p
+        WHERE n.nspname = ANY (:schemas) AND c.relname = ANY (:names) AND c.relkind IN ('r', 'p', 'f'))
+    SELECT t.schema, t.table, k.conname AS name, k.contype::text AS kind, false AS partial,
+           CASE WHEN k.contype = 'c' THEN pg_get_expr(k.conbin, k.conrelid) ELSE '' END AS expression,
+           ARRAY(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY u(n, i)
+                 JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = u.n ORDER BY u.i) AS columns
+    FROM tables t JOIN pg_constraint k ON k.conrelid = t.oid WHERE k.contype IN ('p', 'u', 'f', 'c', 'x')
+    UNION ALL
+    SELECT t.schema, t.table, i.relname, 'u', x.indpred IS NOT NULL, COALESCE(pg_get_expr(x.indexprs, x.indrelid), ''),
+           ARRAY(SELECT DISTINCT a.attname::text FROM pg_depend d
+                 JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+                 WHERE d.objid = x.indexrelid AND d.refobjid = x.indrelid AND d.refobjsubid > 0)
+    FROM tables t JOIN pg_index x ON x.indrelid = t.oid JOIN pg_class i ON i.oid = x.indexrelid
+    WHERE x.indisunique AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = x.indexrelid AND k.conrelid = t.oid)
+""")
+
+
+class Reflection(msgspec.Struct, frozen=True):
+    """The tables that were asked for, by (schema, name) as asked, and all names there are, to suggest from."""
+
+    tables: dict[TableName, Table]
+    known: tuple[str, ...]
+
+
+class _PgType(msgspec.Struct, frozen=True):
+    oid: int
+    typname: str
+    typtype: str
+    typelem: int
+    typbasetype: int
+    typtypmod: int
+    typcategory: str
+    filled: bool
+    sql: str
+    labels: list[str] | None
+    ordered: bool
+
+
+def reflect(connection: Connection, names: Collection[TableName]) -> Reflection:
+    """Reads the named tables and views. One that is not there is absent from the answer."""
+    inspector = inspect(connection)
+    default = inspector.default_schema_name or "public"
+    wanted = {(schema or default, table): (schema, table) for schema, table in names}
+    parameters = {"schemas": sorted({schema for schema, _ in wanted}), "names": sorted({table for _, table in wanted})}
+    types = {row.oid: _PgType(**row._mapping) for row in connection.execute(_TYPES, parameters)}
+    column_types = {
+        (row.schema, row.table, row.name): (row.atttypid, row.atttypmod) for row in connection.execute(_COLUMNS, parameters)
+    }
+    constraints: dict[tuple[str, str], list[Constraint]] = defaultdict(list)
+    for row in connection.execute(_CONSTRAINTS, parameters):
+        constraint = Constraint(row.name, _KINDS[row.kind], tuple(row.columns), row.expression, row.partial)
+        constraints[row.schema, row.table].append(constraint)
+    tables: dict[TableName, Table] = {}
+    for schema in parameters["schemas"]:
+        in_schema = sorted(table for owner, table in wanted if owner == schema)
+        for name, parts in _inspect(inspector, schema, in_schema).items():
+            column_facts = {key[2]: value for key, value in column_types.items() if key[:2] == (schema, name)}
+            tables[wanted[schema, name]] = _table(schema, name, parts, column_facts, types, constraints[schema, name])
+    return Reflection(tables, tuple(sorted(_all_names(inspector, default))))
+
+
+def _inspect(inspector: Inspector, schema: str, names: list[str]) -> dict[str, dict[str, Any]]:
+    options: dict[str, Any] = {"schema": schema, "filter_names": names, "kind": ObjectKind.ANY, "scope": ObjectScope.ANY}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SAWarning)  # an unknown type has no row here: it is served by its text form
+        columns = inspector.get_multi_columns(**options)
+    keys = inspector.get_multi_pk_constraint(**options)
+    foreign_keys = inspector.get_multi_foreign_keys(**options)
+    indexes = inspector.get_multi_indexes(**options)
+    comments = inspector.get_multi_table_comment(**options)
+    views = {*inspector.get_view_names(schema), *inspector.get_materialized_view_names(schema)}
+    return {
+        table[1]: {
+            "columns": found,
+            "primary_key": keys.get(table),
+            "foreign_keys": foreign_keys.get(table, []),
+            "indexes": indexes.get(table, []),
+            "comment": comments.get(table),
+            "is_view": table[1] in views,
+        }
+        for table, found in columns.items()
+    }
+
+
+def _all_names(inspector: Inspector, default: str) -> set[str]:
+    names = {*inspector.get_table_names(default), *inspector.get_view_names(default)}
+    for schema in inspector.get_schema_names():
+        if schema not in (default, "information_schema"):
+            names |= {f"{schema}.{table}" for table in (*inspector.get_table_names(schema), *inspector.get_view_names(schema))}
+    return names
+
+
+def _table(
+    schema: str,
+    name: str,
+    parts: dict[str, Any],
+    column_facts: dict[str, tuple[int, int]],
+    types: dict[int, _PgType],
+    constraints: list[Constraint],
+) -> Table:
+    return Table(
+        schema=schema,
+        name=name,
+        columns=tuple(_column(facts, *column_facts[facts["name"]], types) for facts in parts["columns"]),
+        primary_key=tuple((parts["primary_key"] or {}).get("constrained_columns") or ()),
+        constraints=tuple(constraints),
+        foreign_keys=tuple(_foreign_key(facts, schema) for facts in parts["foreign_keys"]),
+        indexes=tuple(
+            tuple(column for column in facts["column_names"] if column is not None)
+            for facts in parts["indexes"]
+            if facts["column_names"][0] is not None
+        )
+        + tuple(constraint.columns for constraint in constraints if constraint.kind == "primary"),
+        is_view=parts["is_view"],
+        comment=(parts["comment"] or {}).get("text") or "",
+    )
+
+
+def _foreign_key(facts: dict[str, Any], schema: str) -> ForeignKey:
+    return ForeignKey(
+        facts["name"] or "",
+        tuple(facts["constrained_columns"]),
+        facts["referred_schema"] or schema,
+        facts["referred_table"],
+        tuple(facts["referred_columns"]),
+    )
+
+
+def _column(facts: dict[str, Any], type_oid: int, type_modifier: int, types: dict[int, _PgType]) -> Column:
+    identity, computed = facts.get("identity"), facts.get("computed")
+    return Column(
+        name=facts["name"],
+        type=column_type(type_oid, type_modifier, types),
+        nullable=facts["nullable"],
+        filled=bool(facts.get("default") is not None or identity or computed or types[type_oid].filled),
+        generated=bool(computed or (identity and identity.get("always"))),
+        comment=facts.get("comment") or "",
+    )
+
+
+def column_type(oid: int, modifier: int, types: dict[int, _PgType]) -> ColumnType:
+    """The type below all domains, and for an array its element's, with the outermost length that applies."""
+    found = types[oid]
+    domain = found.typname if found.typtype == "d" else ""
+    while found.typtype == "d":
+        modifier = found.typtypmod if modifier < 0 else modifier
+        found = types[found.typbasetype]
+    if found.typcategory == "A" and found.typelem:
+        element = column_type(found.typelem, modifier, types)
+        return msgspec.structs.replace(element, array=True, domain=domain or element.domain)
+    name = _KIND_NAMES.get(found.typtype, found.typname)
+    return ColumnType(
+        name=name,
+        sql=_CAST_NAMES.get(name, found.sql),
+        labels=tuple(found.labels or ()),
+        domain=domain,
+        ordered=found.ordered or name in _KIND_NAMES.values() or name in ("varchar", "cidr"),
+        **_modifiers(name, modifier),
+    )
+
+
+def _modifiers(name: str, modifier: int) -> dict[str, Any]:
+    """What a type modifier means; -1 is none. See `numeric_typmod_*` and `anytime_typmod_*` in PostgreSQL's sources."""
+    if modifier < 0:
+        return {}
+    match name:
+        case "varchar" | "bpchar":
+            return {"length": modifier - 4}
+        case "bit" | "varbit":
+            return {"length": modifier}
+        case "numeric":
+            scale = (modifier - 4) & 0x7FF
+            return {"precision": ((modifier - 4) >> 16) & 0xFFFF, "scale": scale - 0x800 if scale & 0x400 else scale}
+        case "timestamp" | "timestamptz" | "time" | "timetz":
+            return {"second_digits": modifier}
+        case "interval" if modifier & 0xFFFF != 0xFFFF:
+            return {"second_digits": modifier & 0xFFFF}
+        case _:
+            return {}

@@ -1,0 +1,121 @@
+"""PostgreSQL's and the driver's faults as ours: one table by SQLSTATE, one by exception class. The only border between them.
+
+What a constraint refused comes out as `Violation`, for the pipeline to name the fields; everything else as a GatewayError.
+Source: appendix A of PostgreSQL's manual.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import asyncpg
+import msgspec
+
+from gateway.errors import Conflict, DatabaseTimeout, GatewayError, InternalError, Unavailable, ValidationFailed
+
+ViolationKind = Literal["not_null", "foreign", "unique", "check", "exclusion", "value"]
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """What refused a value, in the database's own names, which no caller may see. "" where PostgreSQL does not tell."""
+
+    kind: ViolationKind
+    message: str
+    constraint: str = ""
+    column: str = ""
+    table: str = ""
+    domain: str = ""
+
+
+class Violation(Exception):
+    """A write or a filter value that the database refused."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.kind)
+        self.refusal = refusal
+
+
+VIOLATIONS: dict[str, tuple[ViolationKind, str]] = {
+    "23502": ("not_null", "takes no null"),
+    "23001": ("foreign", "is referred to by other rows"),
+    "23503": ("foreign", "refers to a row that does not exist"),
+    "23505": ("unique", "is taken: another row has it"),
+    "23514": ("check", "is not a value that is allowed here"),
+    "23P01": ("exclusion", "overlaps another row's"),
+    "44000": ("check", "is not a value that is allowed here"),
+    "22001": ("value", "is too long"),
+    "22003": ("value", "is out of range"),
+    "22007": ("value", "is no date or time"),
+    "22008": ("value", "is out of the range of dates and times"),
+    "22009": ("value", "has an offset that no time zone has"),
+    "22015": ("value", "is out of the range of intervals"),
+    "22021": ("value", "has a character that the database cannot hold"),
+    "22025": ("value", "has a backslash that escapes nothing"),
+    "22026": ("value", "has the wrong length"),
+    "22P02": ("value", "is not of the column's type"),
+    "22P03": ("value", "is not of the column's type"),
+    "22P05": ("value", "has a character that the database cannot hold"),
+    "54000": ("value", "is too large for the database to index"),
+}
+"""SQLSTATE: what was wrong, and what the caller is told of the field."""
+
+ERRORS: dict[str, tuple[type[GatewayError], str]] = {
+    "57014": (DatabaseTimeout, ""),
+    "55P03": (Unavailable, "The row is being changed by another request; try again."),
+    "40": (Unavailable, "The request ran into another one; nothing was written, try again."),
+    "08": (Unavailable, "The database cannot be reached."),
+    "53": (Unavailable, "The database is out of resources."),
+    "57P": (Unavailable, "The database is restarting."),
+    "58": (Unavailable, "The database has trouble with its storage."),
+    "25006": (Unavailable, "The database takes no writes now."),
+    "22": (ValidationFailed, "A value is not one that the database takes."),
+    "23": (Conflict, "The request conflicts with what is stored."),
+    "54": (ValidationFailed, "The request is too large for the database."),
+    "0A000": (ValidationFailed, "The database cannot do this with a column of this kind."),
+    "P0001": (ValidationFailed, "A rule of the database refused the request."),
+}
+"""SQLSTATE, or the beginning of one: the longest that fits decides. Anything else is a bug of ours."""
+
+
+def translate(fault: BaseException, writing: bool) -> Exception:
+    """The Violation or GatewayError that `fault` is. `writing` says that something may have been written."""
+    match fault:
+        case GatewayError():
+            return fault
+        case asyncpg.PostgresError() if fault.sqlstate:
+            return _from_sqlstate(fault, str(fault.sqlstate))
+        case asyncpg.InternalClientError() | asyncpg.InterfaceError() if _is_our_bug(fault):
+            return InternalError()
+        case TimeoutError() | asyncpg.InterfaceError() | OSError() | asyncpg.InternalClientError():
+            return Unavailable(
+                "The database did not answer; whether the write took place is not known."
+                if writing
+                else "The database cannot be reached."
+            )
+        case _:
+            return InternalError()
+
+
+def _is_our_bug(fault: BaseException) -> bool:
+    """A value that the driver cannot encode was let through by us: it never reached the database."""
+    return isinstance(fault, asyncpg.DataError | ValueError)
+
+
+def _from_sqlstate(fault: asyncpg.PostgresError, state: str) -> Exception:
+    if state in VIOLATIONS:
+        kind, message = VIOLATIONS[state]
+        return Violation(
+            Refusal(
+                kind,
+                message,
+                constraint=getattr(fault, "constraint_name", None) or "",
+                column=getattr(fault, "column_name", None) or "",
+                table=getattr(fault, "table_name", None) or "",
+                domain=getattr(fault, "data_type_name", None) or "",
+            )
+        )
+    for length in range(len(state), 1, -1):
+        if state[:length] in ERRORS:
+            error, message = ERRORS[state[:length]]
+            return error(message)
+    return InternalError()

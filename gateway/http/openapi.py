@@ -1,0 +1,643 @@
+"""The OpenAPI 3.1 document of one API version, made from the catalog and the tables of operators, types and errors. Pure.
+
+A table of 300 columns has thousands of query parameters, so what a parameter takes is a shared schema of its type, and only
+its name and its sentence are its own. What OpenAPI cannot say (a JSON path as a parameter's name, limits across parameters)
+is said in words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from gateway.catalog.model import Catalog, Field, Resource
+from gateway.catalog.types import ColumnType, Family
+from gateway.errors import (
+    ERRORS,
+    Conflict,
+    DatabaseTimeout,
+    GatewayError,
+    InternalError,
+    MethodNotAllowed,
+    NotFound,
+    PayloadTooLarge,
+    Unavailable,
+    UnsupportedMediaType,
+    ValidationFailed,
+)
+from gateway.http.value_schemas import (
+    FLAG,
+    NULL,
+    PATH_VALUE,
+    TEXT,
+    Schema,
+    answered_schema,
+    filter_operand,
+    filter_value,
+    is_comma_list,
+    path_operand,
+    sent_schema,
+    url_operand,
+    url_value,
+)
+from gateway.query.operators import Operator, operators_for, path_operators
+from gateway.query.plan import COUNTS, MAX_COMPARISONS, MAX_LIST_ITEMS, MAX_OFFSET
+from gateway.query.syntax.brackets import MAX_PARAMETERS, RESERVED, join_list
+from gateway.query.syntax.json import MAX_DEPTH
+
+OPENAPI_VERSION = "3.1.0"
+JSON = "application/json"
+MERGE_PATCH = "application/merge-patch+json"
+
+OPERATION_ERRORS: Mapping[str, tuple[type[GatewayError], ...]] = {
+    "list": (ValidationFailed, DatabaseTimeout, InternalError, Unavailable),
+    "get": (ValidationFailed, NotFound, DatabaseTimeout, InternalError, Unavailable),
+    "create": (
+        ValidationFailed,
+        DatabaseTimeout,
+        Conflict,
+        PayloadTooLarge,
+        UnsupportedMediaType,
+        InternalError,
+        Unavailable,
+    ),
+    "patch": (
+        ValidationFailed,
+        NotFound,
+        DatabaseTimeout,
+        Conflict,
+        PayloadTooLarge,
+        UnsupportedMediaType,
+        InternalError,
+        Unavailable,
+    ),
+    "delete": (ValidationFailed, NotFound, DatabaseTimeout, Conflict, InternalError, Unavailable),
+}
+"""What each operation may answer beside success. 405 is no operation's answer: it is for the methods that a path lacks."""
+
+_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._-]")
+
+
+def document(catalog: Catalog, version: str, *, max_body_bytes: int, service_name: str) -> dict[str, Any]:
+    """The OpenAPI document of `version`. Resources that are broken are not in it."""
+    resources = [resource for (of_version, _), resource in catalog.resources.items() if of_version == version]
+    shared = _Shared()
+    paths: dict[str, Any] = {}
+    for resource in resources:
+        paths |= _paths(resource, shared)
+    paths |= _operations_paths(version)
+    return {
+        "openapi": OPENAPI_VERSION,
+        "info": {
+            "title": service_name,
+            "version": version,
+            "description": _overview(max_body_bytes),
+        },
+        "servers": [{"url": "/", "description": "This host"}],
+        "tags": [*map(_tag, resources), {"name": "operations", "description": "Health, and this document."}],
+        "paths": paths,
+        "components": {
+            "schemas": {**_COMMON_SCHEMAS, **shared.schemas},
+            "parameters": _COMMON_PARAMETERS,
+            "headers": _HEADERS,
+            "responses": {error.__name__: _error_response(error) for error in ERRORS},
+        },
+    }
+
+
+class _Shared:
+    """Schemas that many places refer to. One that is shared under a name that another has already gets a number behind it."""
+
+    def __init__(self) -> None:
+        self.schemas: dict[str, Schema] = {}
+
+    def share(self, name: str, schema: Schema) -> Schema:
+        """A reference to `schema` as a component."""
+        plain = unique = _component_name(name)
+        number = 2
+        while self.schemas.setdefault(unique, schema) != schema:
+            unique = f"{plain}.{number}"
+            number += 1
+        return _ref("schemas", unique)
+
+
+def _ref(kind: str, name: str) -> Schema:
+    return {"$ref": f"#/components/{kind}/{name}"}
+
+
+def _component_name(name: str) -> str:
+    """`name` with what a component's name cannot have as its code point: `naïve` becomes `na.ef.ve`."""
+    return _NOT_IN_A_NAME.sub(lambda found: f".{ord(found[0]):x}.", name)
+
+
+# --- paths -------------------------------------------------------------------------------------------------------------
+
+
+def _paths(resource: Resource, shared: _Shared) -> dict[str, Any]:
+    row = shared.share(resource.name, _row_schema(resource))
+    base = f"/api/{resource.version}/{_in_path(resource.name)}"
+    of_all: dict[str, Any] = {"get": _list(resource, row, shared)}
+    of_one: dict[str, Any] = {"parameters": [_key_parameter(resource)], "get": _get(resource, row)}
+    if resource.writable:
+        of_all["post"] = _create(resource, row, shared)
+        of_one["patch"] = _patch(resource, row, shared)
+        of_one["delete"] = _delete(resource)
+    return {base: of_all, f"{base}/{{key}}": of_one}
+
+
+def _in_path(name: str) -> str:
+    """A resource's name as a path template has it: braces would be a parameter."""
+    return name.replace("%", "%25").replace("{", "%7B").replace("}", "%7D")
+
+
+def _tag(resource: Resource) -> dict[str, str]:
+    return {"name": resource.name, "description": resource.description} if resource.description else {"name": resource.name}
+
+
+def _operation(resource: Resource, name: str, summary: str, success: dict[str, Any], **more: Any) -> dict[str, Any]:
+    responses = success | {str(error.status): _ref("responses", error.__name__) for error in OPERATION_ERRORS[name]}
+    return {
+        "operationId": f"{resource.name}_{name}",
+        "tags": [resource.name],
+        "summary": summary,
+        **more,
+        "responses": responses,
+    }
+
+
+def _list(resource: Resource, row: Schema, shared: _Shared) -> dict[str, Any]:
+    envelope = {
+        "type": "object",
+        "properties": {"data": {"type": "array", "items": row}, "meta": _ref("schemas", "Meta")},
+        "required": ["data", "meta"],
+        "additionalProperties": False,
+    }
+    success = _success("The rows of this page.", envelope, Link=_ref("headers", "Link"))
+    return _operation(
+        resource,
+        "list",
+        f"List {resource.name}",
+        {"200": success},
+        description=_list_description(resource),
+        parameters=_list_parameters(resource, shared),
+    )
+
+
+def _get(resource: Resource, row: Schema) -> dict[str, Any]:
+    return _operation(
+        resource,
+        "get",
+        f"Get one row of {resource.name}",
+        {"200": _success("The row.", _one(row))},
+        parameters=[_fields_parameter(resource), _ref("parameters", "RequestId")],
+    )
+
+
+def _create(resource: Resource, row: Schema, shared: _Shared) -> dict[str, Any]:
+    success = _success("The row as it was stored.", _one(_whole(row, resource)), Location=_ref("headers", "Location"))
+    success["links"] = {
+        name: {"operationId": f"{resource.name}_{name}", "parameters": {"key": _key_expression(resource)}}
+        for name in ("get", "patch", "delete")
+    }
+    return _operation(
+        resource,
+        "create",
+        f"Create a row of {resource.name}",
+        {"201": success},
+        parameters=[_ref("parameters", "RequestId")],
+        requestBody=_body(shared.share(f"{resource.name}.create", _create_schema(resource)), JSON),
+    )
+
+
+def _patch(resource: Resource, row: Schema, shared: _Shared) -> dict[str, Any]:
+    return _operation(
+        resource,
+        "patch",
+        f"Change fields of one row of {resource.name}",
+        {"200": _success("The row as it is now.", _one(_whole(row, resource)))},
+        description=(
+            "Fields that are not sent keep their values. As `application/merge-patch+json` (RFC 7396) an object sent for a "
+            "JSON field is merged into what is stored; as `application/json` it takes its place."
+        ),
+        parameters=[_ref("parameters", "RequestId")],
+        requestBody=_body(shared.share(f"{resource.name}.patch", _patch_schema(resource)), JSON, MERGE_PATCH),
+    )
+
+
+def _delete(resource: Resource) -> dict[str, Any]:
+    return _operation(
+        resource,
+        "delete",
+        f"Delete one row of {resource.name}",
+        {"204": {"description": "It is gone.", "headers": {"X-Request-Id": _ref("headers", "X-Request-Id")}}},
+        parameters=[_ref("parameters", "RequestId")],
+    )
+
+
+def _success(description: str, schema: Schema, **headers: Schema) -> dict[str, Any]:
+    return {
+        "description": description,
+        "headers": {"X-Request-Id": _ref("headers", "X-Request-Id"), **headers},
+        "content": {JSON: {"schema": schema}},
+    }
+
+
+def _body(schema: Schema, *media_types: str) -> dict[str, Any]:
+    return {"required": True, "content": {media_type: {"schema": schema} for media_type in media_types}}
+
+
+# --- rows and bodies ---------------------------------------------------------------------------------------------------
+
+
+def _row_schema(resource: Resource) -> Schema:
+    """A row as answered. Nothing is required, for `fields=` may leave out any of it."""
+    properties = {name: _described(answered_schema(field), _field_description(field)) for name, field in resource.visible.items()}
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def _whole(row: Schema, resource: Resource) -> Schema:
+    """A row of which no field was left out."""
+    return {**row, "required": list(resource.visible)}
+
+
+def _one(row: Schema) -> Schema:
+    return {"type": "object", "properties": {"data": row}, "required": ["data"], "additionalProperties": False}
+
+
+def _writable(resource: Resource) -> dict[str, Field]:
+    return {name: field for name, field in resource.visible.items() if not field.readonly}
+
+
+def _sent_object(fields: Mapping[str, Field]) -> Schema:
+    properties = {name: _described(sent_schema(field), _field_description(field)) for name, field in fields.items()}
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def _create_schema(resource: Resource) -> Schema:
+    writable = _writable(resource)
+    required = [name for name, field in writable.items() if field.required]
+    return _sent_object(writable) | ({"required": required} if required else {})
+
+
+def _patch_schema(resource: Resource) -> Schema:
+    return _sent_object(_writable(resource)) | {"minProperties": 1}
+
+
+def _described(schema: Schema, description: str) -> Schema:
+    return {**schema, "description": description} if description else schema
+
+
+def _field_description(field: Field) -> str:
+    """The author's sentence, and what the schema's keywords do not tell of the type."""
+    precise = field.type.family is Family.NUMBER and field.type.name == "numeric" and field.type.json is None
+    notes = [field.description, "An exact decimal number." if precise else ""]
+    return " ".join(_sentence(note) for note in notes if note)
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "!", "?", "…")) else f"{text}."
+
+
+# --- keys --------------------------------------------------------------------------------------------------------------
+
+
+def _key_parameter(resource: Resource) -> dict[str, Any]:
+    fields = [resource.fields[name] for name in resource.key]
+    if len(fields) == 1:
+        return {
+            "name": "key",
+            "in": "path",
+            "required": True,
+            "description": f"The row's `{fields[0].name}`, percent-encoded.",
+            "schema": _single_key_schema(fields[0].type),
+        }
+    names = "`, `".join(resource.key)
+    return {
+        "name": "key",
+        "in": "path",
+        "required": True,
+        "description": f"The row's `{names}`, in this order: each percent-encoded, then joined by commas.",
+        "schema": {"type": "string", "pattern": f"^{','.join(_key_part(field.type) for field in fields)}$"},
+    }
+
+
+def _single_key_schema(column: ColumnType) -> Schema:
+    value = url_value(column)
+    return {**value, "minLength": 1} if value.get("type") == "string" and "pattern" not in value else value
+
+
+def _key_part(column: ColumnType) -> str:
+    """One part of a composite key, as a regular expression."""
+    if column.name in ("int2", "int4", "int8"):
+        return "-?[0-9]{1,19}"
+    if column.name == "uuid":
+        return "[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+    return "[^,]+"
+
+
+def _key_expression(resource: Resource) -> str:
+    """The key of a row that was just created, as a runtime expression (OpenAPI 3.1, 4.8.20.4)."""
+    parts = [f"$response.body#/data/{_pointer(name)}" for name in resource.key]
+    return parts[0] if len(parts) == 1 else ",".join(f"{{{part}}}" for part in parts)
+
+
+def _pointer(name: str) -> str:
+    """A member's name in a JSON pointer (RFC 6901, section 3)."""
+    return name.replace("~", "~0").replace("/", "~1")
+
+
+# --- the list grammar --------------------------------------------------------------------------------------------------
+
+
+def _list_description(resource: Resource) -> str:
+    lines = [resource.description] if resource.description else []
+    lines.append(f"In the order {', '.join(f'`{term}`' for term in resource.sort)} where `sort` does not say otherwise.")
+    paths = [name for name, field in resource.visible.items() if field.filterable and field.type.family is Family.JSON]
+    if paths:
+        operators = ", ".join(f"`{operator.name}`" for operator in path_operators())
+        lines.append(
+            f"Below a JSON field, a path is a parameter too: `{paths[0]}.color=red`, `{paths[0]}.size.width[gte]=10`. "
+            f"The fields: {', '.join(f'`{name}`' for name in paths)}. The operators: {operators}."
+        )
+    return "\n\n".join(map(_sentence, lines))
+
+
+def _list_parameters(resource: Resource, shared: _Shared) -> list[dict[str, Any]]:
+    filterable = {name: field for name, field in resource.visible.items() if field.filterable}
+    parameters = [_limit_parameter(resource)]
+    parameters += [_ref("parameters", name) for name in ("Page", "Cursor", "Count")]
+    parameters += [_fields_parameter(resource), *_sort_parameters(resource)]
+    if filterable:
+        parameters.append(_filter_parameter(resource, filterable, shared))
+    parameters.append(_ref("parameters", "RequestId"))
+    for name, field in filterable.items():
+        parameters += _condition_parameters(name, field, shared)
+    return parameters
+
+
+def _query(name: str, description: str, schema: Schema) -> dict[str, Any]:
+    return {"name": name, "in": "query", "description": description, "schema": schema}
+
+
+def _comma_list(name: str, description: str, schema: Schema) -> dict[str, Any]:
+    return {**_query(name, description, schema), "style": "form", "explode": False}
+
+
+def _limit_parameter(resource: Resource) -> dict[str, Any]:
+    schema = {"type": "integer", "minimum": 1, "maximum": resource.limit_max, "default": resource.limit_default}
+    return _query("limit", "How many rows at most.", schema)
+
+
+def _fields_parameter(resource: Resource) -> dict[str, Any]:
+    names = [join_list([name]) for name in resource.visible]
+    schema = {"type": "array", "items": {"enum": names}, "minItems": 1, "uniqueItems": True}
+    return _comma_list("fields", "The fields to answer with; all of them where left out.", schema)
+
+
+def _sort_parameters(resource: Resource) -> list[dict[str, Any]]:
+    terms = {name: _sort_terms(field) for name, field in resource.visible.items() if field.type.sortable}
+    if not terms:
+        return []
+    schema = {
+        "type": "array",
+        "items": {"enum": [term for of_field in terms.values() for term in of_field]},
+        "minItems": 1,
+        "maxItems": len(terms),
+        "allOf": [{"contains": {"enum": of_field}, "minContains": 0, "maxContains": 1} for of_field in terms.values()],
+    }
+    description = (
+        "The order: `field` rises, `-field` falls; `:nullsfirst` and `:nullslast` say where nulls go. A field can be named "
+        "once. The key comes last of itself, so the order is total."
+    )
+    return [_comma_list("sort", description, schema)]
+
+
+def _sort_terms(field: Field) -> list[str]:
+    ends = ("", ":nullsfirst", ":nullslast") if field.nullable else ("",)
+    return [join_list([f"{sign}{field.name}{end}"]) for sign in ("", "-") for end in ends]
+
+
+def _condition_parameters(name: str, field: Field, shared: _Shared) -> Iterable[dict[str, Any]]:
+    """`field=` and `field[op]=` for each operator. A name that would read as an option or an operator has no short form."""
+    for operator in operators_for(field.type.family):
+        described = f"`{name}` {operator.help}."
+        schema, is_list = _operand_parameter(operator, field.type, shared)
+        build = _comma_list if is_list else _query
+        if operator.name == "eq" and name not in RESERVED and not name.endswith("]"):
+            yield build(name, described, schema)
+        yield build(f"{name}[{operator.name}]", described, schema)
+
+
+def _operand_parameter(operator: Operator, column: ColumnType, shared: _Shared) -> tuple[Schema, bool]:
+    schema = url_operand(operator, column)
+    if schema in (TEXT, FLAG):
+        return schema, False
+    kind = {"pair": "pair", "list": "list"}.get(operator.arity, "value")
+    if operator.name in ("like", "ilike"):
+        kind = "pattern"
+    return shared.share(f"query.{kind}.{_type_name(column)}", schema), is_comma_list(schema)
+
+
+def _type_name(column: ColumnType) -> str:
+    name = column.sql if column.family is Family.ENUM else (column.name or "other")
+    return f"{name}.array" if column.array else name
+
+
+# --- filter= -----------------------------------------------------------------------------------------------------------
+
+
+def _filter_parameter(resource: Resource, filterable: Mapping[str, Field], shared: _Shared) -> dict[str, Any]:
+    name = f"{resource.name}.filter"
+    schema = shared.share(name, _filter_schema(_ref("schemas", _component_name(name)), filterable, shared))
+    return {
+        "name": "filter",
+        "in": "query",
+        "description": (
+            'Conditions as JSON, with `and`, `or` and `not`: `{"or": [{"status": "active"}, {"price": {"gte": 10}}]}`. '
+            f"At most {MAX_DEPTH} deep."
+        ),
+        "content": {JSON: {"schema": schema}},
+    }
+
+
+def _filter_schema(itself: Schema, filterable: Mapping[str, Field], shared: _Shared) -> Schema:
+    several = {"type": "array", "items": itself, "minItems": 1}
+    properties: dict[str, Schema] = {"and": several, "or": several, "not": itself}
+    patterns: dict[str, Schema] = {}
+    for name, field in filterable.items():
+        condition = _condition_schema(field.type, shared)
+        properties[name] = {"anyOf": [properties[name], condition]} if name in properties else condition
+        if field.type.family is Family.JSON:
+            patterns[f"^{re.escape(name)}(?:\\.[^.]+)+$"] = shared.share("condition.path", _path_condition())
+    return {
+        "type": "object",
+        "properties": properties,
+        **({"patternProperties": patterns} if patterns else {}),
+        "minProperties": 1,
+        "additionalProperties": False,
+    }
+
+
+def _condition_schema(column: ColumnType, shared: _Shared) -> Schema:
+    operators = operators_for(column.family)
+    operands = {operator.name: filter_operand(operator, column) for operator in operators}
+    short = [filter_value(column)] if "eq" in operands else []
+    return shared.share(f"condition.{_type_name(column)}", _condition(short, operands))
+
+
+def _path_condition() -> Schema:
+    return _condition([PATH_VALUE], {operator.name: path_operand(operator) for operator in path_operators()})
+
+
+def _condition(short: list[Schema], operands: Mapping[str, Schema]) -> Schema:
+    written_out = {"type": "object", "properties": dict(operands), "minProperties": 1, "additionalProperties": False}
+    return {"anyOf": [*short, written_out]} if short else written_out
+
+
+# --- what all resources share ------------------------------------------------------------------------------------------
+
+_COMMON_SCHEMAS: dict[str, Schema] = {
+    "Meta": {
+        "type": "object",
+        "description": "Where this page stands in the list.",
+        "properties": {
+            "limit": {"type": "integer", "minimum": 1},
+            "page": {"type": "integer", "minimum": 1, "description": "Absent where a cursor led here."},
+            "has_more": {"type": "boolean"},
+            "next_cursor": {"anyOf": [TEXT, NULL], "description": "For `cursor=`: the page after this one."},
+            "prev_cursor": {"anyOf": [TEXT, NULL], "description": "For `cursor=`: the page before this one."},
+            "total": {"type": "integer", "minimum": 0, "description": "Rows that match; where `count` asked for it."},
+            "count": {"enum": [count for count in COUNTS if count != "none"], "description": "What `total` is."},
+        },
+        "required": ["limit", "has_more", "next_cursor", "prev_cursor"],
+        "additionalProperties": False,
+    },
+    "Problem": {
+        "type": "object",
+        "properties": {
+            "field": {"type": "string", "description": "The field or parameter; empty where it is the whole."},
+            "message": {"type": "string"},
+        },
+        "required": ["field", "message"],
+        "additionalProperties": False,
+    },
+    "Error": {
+        "type": "object",
+        "properties": {
+            "error": {
+                "type": "object",
+                "properties": {
+                    "code": {"enum": [error.code for error in ERRORS]},
+                    "message": {"type": "string"},
+                    "details": {
+                        "type": "object",
+                        "properties": {
+                            "field": {"type": "string", "description": "The first problem's."},
+                            "problems": {"type": "array", "items": _ref("schemas", "Problem")},
+                        },
+                        "additionalProperties": False,
+                    },
+                },
+                "required": ["code", "message", "details"],
+                "additionalProperties": False,
+            }
+        },
+        "required": ["error"],
+        "additionalProperties": False,
+    },
+    "Health": {"type": "object"},
+}
+
+_COMMON_PARAMETERS: dict[str, Any] = {
+    "Page": _query(
+        "page",
+        f"Which page, from 1. Not with `cursor`. Pages reach {MAX_OFFSET:,} rows into a list; cursors go on from there.",
+        {"type": "integer", "minimum": 1, "maximum": MAX_OFFSET + 1, "default": 1},
+    ),
+    "Cursor": _query(
+        "cursor",
+        "A `next_cursor` or `prev_cursor` of the same resource, sort and filter. Not with `page`.",
+        {"type": "string"},
+    ),
+    "Count": _query(
+        "count",
+        "Whether `meta.total` is told: `exact` counts, `estimated` asks the planner.",
+        {"enum": list(COUNTS), "default": "none"},
+    ),
+    "RequestId": {
+        "name": "X-Request-Id",
+        "in": "header",
+        "description": "The caller's name for this request, which the answer and the logs carry; a new one where it is not sane.",
+        "schema": {"type": "string"},
+    },
+}
+
+_HEADERS: dict[str, Any] = {
+    "X-Request-Id": {
+        "description": "Names this request in the logs.",
+        "required": True,
+        "schema": {"type": "string", "minLength": 1},
+    },
+    "Link": {"description": "The pages around this one (RFC 8288), where there are any.", "schema": {"type": "string"}},
+    "Location": {
+        "description": "The path of the new row.",
+        "required": True,
+        "schema": {"type": "string", "format": "uri-reference"},
+    },
+    "Allow": {"description": "The methods that this path takes.", "required": True, "schema": {"type": "string"}},
+    "Retry-After": {"description": "In seconds.", "required": True, "schema": {"type": "integer", "minimum": 0}},
+}
+
+_ERROR_HEADERS: Mapping[type[GatewayError], tuple[str, ...]] = {
+    MethodNotAllowed: ("Allow",),
+    Unavailable: ("Retry-After",),
+}
+
+
+def _error_response(error: type[GatewayError]) -> dict[str, Any]:
+    names = ("X-Request-Id", *_ERROR_HEADERS.get(error, ()))
+    code = {"properties": {"error": {"properties": {"code": {"const": error.code}}}}}
+    return {
+        "description": f"`{error.code}`: {error.default_message}",
+        "headers": {name: _ref("headers", name) for name in names},
+        "content": {JSON: {"schema": {"allOf": [_ref("schemas", "Error"), code]}}},
+    }
+
+
+def _overview(max_body_bytes: int) -> str:
+    errors = "\n".join(f"| {error.status} | `{error.code}` | {error.default_message} |" for error in ERRORS)
+    return (
+        "Rows over HTTP. Nothing is ignored: an unknown parameter or field, a wrong type or a parameter sent twice is a 400 "
+        "that names every problem at once.\n\n"
+        f"Limits of one request: {MAX_PARAMETERS} parameters, {MAX_COMPARISONS} comparisons, {MAX_LIST_ITEMS:,} items in a "
+        f"list of values, {max_body_bytes:,} bytes of body. No text holds U+0000.\n\n"
+        "In a comma-separated list of texts, a comma inside a value is written `\\,` and a backslash `\\\\`.\n\n"
+        f"| status | code | meaning |\n| --- | --- | --- |\n{errors}"
+    )
+
+
+def _operations_paths(version: str) -> dict[str, Any]:
+    """The routes that are no resource's."""
+    request_id = {"X-Request-Id": _ref("headers", "X-Request-Id")}
+
+    def health(name: str, summary: str, *, may_fail: bool) -> dict[str, Any]:
+        answer = {"headers": request_id, "content": {JSON: {"schema": _ref("schemas", "Health")}}}
+        responses = {"200": {"description": "It is.", **answer}}
+        if may_fail:
+            responses["503"] = {"description": "It is not; each dependency says why.", **answer}
+        return {"get": {"operationId": f"health_{name}", "tags": ["operations"], "summary": summary, "responses": responses}}
+
+    itself = {"description": "This document.", "headers": request_id, "content": {JSON: {"schema": {"type": "object"}}}}
+    return {
+        f"/api/{version}/openapi.json": {
+            "get": {
+                "operationId": "openapi",
+                "tags": ["operations"],
+                "summary": "This document",
+                "responses": {"200": itself},
+            }
+        },
+        "/health/live": health("live", "Whether the process runs", may_fail=False),
+        "/health/ready": health("ready", "Whether it can serve, with a reason for each dependency", may_fail=True),
+    }

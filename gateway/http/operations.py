@@ -1,0 +1,41 @@
+"""What is asked of the service itself: health, and the page of documents. Composed with Starlette; off the data path."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+Check = Callable[[], Awaitable[tuple[bool, str]]]
+"""Whether a dependency is well, and a reason in words."""
+
+
+def _health(well: bool, checks: Mapping[str, Any]) -> Response:
+    content = {"status": "ok" if well else "unavailable", "checks": checks}
+    return Response(
+        msgspec.json.encode(content),
+        status_code=200 if well else 503,
+        headers={"cache-control": "no-store"},
+        media_type="application/json",
+    )
+
+
+def health_routes(checks: Mapping[str, Check], notices: Callable[[], Mapping[str, str]]) -> list[Route]:
+    """`/health/live` and `/health/ready`. `notices` are things that are wrong but keep nobody else from being served."""
+
+    async def live(_request: Request) -> Response:
+        return _health(True, {})
+
+    async def ready(_request: Request) -> Response:
+        results = {name: await check() for name, check in checks.items()}
+        told: dict[str, Any] = {
+            name: {"status": "ok" if well else "unavailable", "reason": reason} for name, (well, reason) in results.items()
+        }
+        told |= {name: {"status": "broken", "reason": reason} for name, reason in notices().items()}
+        return _health(all(well for well, _ in results.values()), told)
+
+    return [Route("/health/live", live, methods=["GET"]), Route("/health/ready", ready, methods=["GET"])]

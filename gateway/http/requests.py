@@ -1,0 +1,95 @@
+"""ASGI scopes and messages in, the parts of a request out: headers of interest, path segments, the body within its limit."""
+
+from __future__ import annotations
+
+import os
+import re
+from itertools import count
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+from starlette.types import Receive, Scope
+
+from gateway.errors import NotFound, PayloadTooLarge, UnsupportedMediaType
+
+JSON_TYPES = (b"application/json",)
+PATCH_TYPES = (b"application/json", b"application/merge-patch+json")
+
+_SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_INSTANCE = os.urandom(8).hex()
+_serial = count()
+
+
+class ClientLeft(Exception):
+    """The caller closed the connection before the body was there; there is nobody to answer."""
+
+
+class Headers(msgspec.Struct, frozen=True):
+    """What the data path reads of the headers, found in one pass."""
+
+    request_id: bytes
+    content_type: bytes
+    content_length: int | None
+
+
+def read_headers(scope: Scope) -> Headers:
+    """The request id is the caller's where it is sane, else a new one, unique to this process and request."""
+    request_id, content_type, length = b"", b"", b""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            request_id = value
+        elif name == b"content-type":
+            content_type = value
+        elif name == b"content-length":
+            length = value
+    if not request_id or _SANE_ID.fullmatch(request_id) is None:
+        request_id = f"{_INSTANCE}-{next(_serial):x}".encode()
+    return Headers(request_id, content_type, int(length) if length.isdigit() else None)
+
+
+def split_path(raw_path: bytes) -> tuple[str, str, tuple[str, ...] | None]:
+    """`/api/v1/film_actor/1,23` as ("v1", "film_actor", ("1", "23")); the key is None for the collection.
+
+    Takes the path before percent-decoding, for an encoded slash or comma parts nothing. Raises NotFound.
+    """
+    pieces = raw_path.split(b"/")
+    if len(pieces) not in (4, 5):
+        raise NotFound
+    try:
+        version, name = pieces[2].decode("ascii"), _decode(pieces[3])
+        key = None if len(pieces) == 4 else tuple(_decode(part) for part in pieces[4].split(b","))
+    except UnicodeDecodeError:
+        raise NotFound from None
+    return version, name, key
+
+
+def _decode(raw: bytes) -> str:
+    return (unquote_to_bytes(raw) if b"%" in raw else raw).decode()
+
+
+def media_type(headers: Headers, accepted: tuple[bytes, ...]) -> bytes:
+    """The body's media type without its parameters. Raises UnsupportedMediaType, naming those accepted."""
+    found, _, parameters = headers.content_type.partition(b";")
+    found = found.strip().lower()
+    charset = parameters.lower().replace(b" ", b"").replace(b'"', b"")
+    if found in accepted and (b"charset=" not in charset or b"charset=utf-8" in charset):
+        return found
+    names = " or ".join(kind.decode() for kind in accepted)
+    raise UnsupportedMediaType(f"The body's content type is not supported; send {names}, in UTF-8.")
+
+
+async def read_body(headers: Headers, receive: Receive, max_bytes: int) -> bytes:
+    """The whole body. Raises PayloadTooLarge as soon as it is known to be, ClientLeft."""
+    if headers.content_length is not None and headers.content_length > max_bytes:
+        raise PayloadTooLarge(f"The body is too large: at most {max_bytes} bytes are taken.")
+    body: bytes = b""
+    while True:
+        message: Any = await receive()
+        if message["type"] != "http.request":
+            raise ClientLeft
+        body += message.get("body", b"")
+        if len(body) > max_bytes:
+            raise PayloadTooLarge(f"The body is too large: at most {max_bytes} bytes are taken.")
+        if not message.get("more_body"):
+            return body

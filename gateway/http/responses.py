@@ -1,0 +1,112 @@
+"""Answers' parts in, `Response` out: status, header pairs and body as bytes, ready for ASGI. Envelopes of the contract."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from gateway.errors import GatewayError, MethodNotAllowed
+from gateway.pipeline import Created, Page
+
+Header = tuple[bytes, bytes]
+JSON = (b"content-type", b"application/json")
+
+
+class Response(msgspec.Struct, frozen=True):
+    """`headers` lack content-length and X-Request-Id, which `routes` adds to every answer."""
+
+    status: int
+    headers: tuple[Header, ...]
+    body: bytes
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def json_response(status: int, content: Any, headers: tuple[Header, ...] = ()) -> Response:
+    """Any content as JSON."""
+    return Response(status, (JSON, *headers), _encode(content))
+
+
+def problem_response(error: GatewayError) -> Response:
+    """The error envelope: `{"error": {"code", "message", "details"}}`; `details.field` is the first problem's."""
+    details: dict[str, Any] = {}
+    if error.problems:
+        details = {"field": error.problems[0].field, "problems": error.problems}
+    content = {"error": {"code": error.code, "message": error.message, "details": details}}
+    headers = tuple((name.lower().encode(), value.encode()) for name, value in error.headers)
+    return json_response(error.status, content, headers)
+
+
+def row_response(row: str) -> Response:
+    """One row, from its JSON text."""
+    return Response(200, (JSON,), b'{"data":' + row.encode() + b"}")
+
+
+def created_response(created: Created, path: str) -> Response:
+    """A new row, with its place. `path` is the resource's."""
+    location = f"{path}/{','.join(key_text(part) for part in created.key)}"
+    return Response(201, (JSON, (b"location", location.encode())), b'{"data":' + created.row.encode() + b"}")
+
+
+def key_text(part: Any) -> str:
+    """One part of a key as it stands in a URL's path: percent-encoded, so that commas and slashes part nothing."""
+    text = part if isinstance(part, str) else _encode(part).decode()
+    return quote(text, safe="")
+
+
+def page_response(page: Page, path: str, query_string: bytes) -> Response:
+    """A list, with its `meta` and its `Link`s (RFC 8288), which keep what else the caller asked for."""
+    parts = [f'"limit":{page.limit}']
+    if page.page is not None:
+        parts.append(f'"page":{page.page}')
+    parts.append(f'"has_more":{"true" if page.has_more else "false"}')
+    parts.append(f'"next_cursor":{_text_or_null(page.next_cursor)}')
+    parts.append(f'"prev_cursor":{_text_or_null(page.prev_cursor)}')
+    if page.total is not None:
+        parts.append(f'"total":{page.total},"count":"{page.count}"')
+    body = f'{{"data":[{",".join(page.rows)}],"meta":{{{",".join(parts)}}}}}'.encode()
+    links = _links(page, path, query_string)
+    if not links:
+        return Response(200, (JSON,), body)
+    return Response(200, (JSON, (b"link", links)), body)
+
+
+def _text_or_null(cursor: str | None) -> str:
+    """A cursor's characters need no escape in JSON."""
+    return "null" if cursor is None else f'"{cursor}"'
+
+
+def _links(page: Page, path: str, query_string: bytes) -> bytes:
+    if not (page.has_more or page.prev_cursor):
+        return b""
+    kept = b"".join(
+        piece + b"&" for piece in query_string.split(b"&") if piece and piece.partition(b"=")[0] not in (b"page", b"cursor")
+    ).decode("latin-1")
+    base = f"<{quote(path, safe='/%,')}?{_safe(kept)}"
+    links: list[str] = []
+    if page.next_cursor:
+        links.append(f'{base}cursor={page.next_cursor}>; rel="next"')
+    if page.page is not None and page.page > 1:
+        links.append(f'{base}page={page.page - 1}>; rel="prev"')
+        links.append(f'{base}page=1>; rel="first"')
+    elif page.prev_cursor:
+        links.append(f'{base}cursor={page.prev_cursor}>; rel="prev"')
+    return ", ".join(links).encode("latin-1")
+
+
+def _safe(query: str) -> str:
+    """A query string as sent, made fit to stand between angle brackets."""
+    return quote(query, safe="=&%+[]*-_.~:/?@!$'(),;") if query else query
+
+
+def allow_response(allowed: tuple[str, ...]) -> Response:
+    """What OPTIONS answers."""
+    return Response(204, ((b"allow", ", ".join(allowed).encode()),), b"")
+
+
+def not_allowed_response(allowed: tuple[str, ...]) -> Response:
+    """405 with `Allow`."""
+    return problem_response(MethodNotAllowed(allowed))

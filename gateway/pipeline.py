@@ -1,0 +1,206 @@
+"""The five operations, from a parsed request to an answer's parts. The page to read first.
+
+    list_rows    plan → compile (by shape) → database → page, with cursors
+    get_row      plan → compile → database → the row's JSON
+    create_row   body → plan → compile → database → the row's JSON and its key
+    patch_row    body → plan → compile → database → the row's JSON
+    delete_row   plan → compile → database
+
+Everything is handed in; nothing here knows HTTP. Rows stay the JSON text that PostgreSQL made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from gateway.catalog.model import Catalog, Field, Resource
+from gateway.database.execute import Database, Rows
+from gateway.database.sqlstate import Refusal, Violation
+from gateway.errors import Conflict, GatewayError, NotFound, Problem, Unavailable, ValidationFailed
+from gateway.query.ast import EVERYTHING, Count, Grant, ListPlan, ListRequest, RowPlan
+from gateway.query.cursor import Cursor, encode_cursor
+from gateway.query.payload import plan_create, plan_delete, plan_patch
+from gateway.query.plan import filter_values, plan_get, plan_list
+from gateway.query.statements import ListStatement, Statements
+
+
+class Page(msgspec.Struct, frozen=True):
+    """A list's answer. `rows` are JSON texts; `page` is None when a cursor led; `total` is None where none was asked for."""
+
+    rows: list[str]
+    limit: int
+    page: int | None
+    has_more: bool
+    next_cursor: str | None
+    prev_cursor: str | None
+    count: Count
+    total: int | None
+
+
+class Created(msgspec.Struct, frozen=True):
+    """`key` are the new row's key values in their JSON forms, in the key's order."""
+
+    row: str
+    key: list[Any]
+
+
+class Pipeline:
+    """The operations over one catalog and one database."""
+
+    def __init__(self, catalog: Catalog, database: Database) -> None:
+        self.catalog = catalog
+        self.database = database
+        self.statements = Statements()
+
+    def resource(self, version: str, name: str) -> Resource:
+        """The resource of that name. Raises NotFound, or Unavailable for one whose file has faults."""
+        place = (version, name)
+        resource = self.catalog.resources.get(place)
+        if resource is not None:
+            return resource
+        if place in self.catalog.broken:
+            raise Unavailable(f'The resource "{name}" is not served: its definition has faults.', retry_after_seconds=60)
+        raise NotFound("There is no such resource.")
+
+    async def list_rows(self, resource: Resource, request: ListRequest, grant: Grant = EVERYTHING) -> Page:
+        """One page. Raises ValidationFailed and the database's errors."""
+        plan = plan_list(resource, request, grant)
+        statement = self.statements.list(plan.shape, resource)
+        rows = await self._run(resource, statement.sql, plan.values)
+        total: int | None = None
+        if plan.count == "exact":
+            total = rows[0][0]
+            rows = [row for row in rows if row[1] is not None]
+        elif plan.count == "estimated":
+            total = await self._estimate(resource, plan)
+        return _page(plan, statement, rows, total)
+
+    async def get_row(
+        self, resource: Resource, key: tuple[str, ...], parameters: Mapping[str, str], grant: Grant = EVERYTHING
+    ) -> str:
+        """The row's JSON. Raises NotFound, ValidationFailed and the database's errors."""
+        plan = plan_get(resource, key, parameters, grant)
+        sql = self.statements.row(plan.shape, resource)
+        try:
+            rows = await self.database.fetch(sql, plan.values, resource.timeout_seconds)
+        except Violation:
+            raise NotFound from None  # the key is text that PostgreSQL does not read as the column's type
+        if not rows:
+            raise NotFound
+        row: str = rows[0][0]
+        return row
+
+    async def create_row(self, resource: Resource, body: bytes, grant: Grant = EVERYTHING) -> Created:
+        """The stored row. Raises ValidationFailed, Conflict and the database's errors."""
+        rows = await self._write(resource, plan_create(resource, body, grant))
+        if not rows:
+            raise Conflict("A rule of the database kept the row from being stored.")
+        return Created(rows[0][0], msgspec.json.decode(rows[0][1]))
+
+    async def patch_row(
+        self, resource: Resource, key: tuple[str, ...], body: bytes, merge: bool, grant: Grant = EVERYTHING
+    ) -> str:
+        """The changed row's JSON. Raises NotFound, ValidationFailed, Conflict and the database's errors."""
+        rows = await self._write(resource, plan_patch(resource, key, body, merge, grant))
+        if not rows:
+            raise NotFound
+        row: str = rows[0][0]
+        return row
+
+    async def delete_row(self, resource: Resource, key: tuple[str, ...], grant: Grant = EVERYTHING) -> None:
+        """Raises NotFound, Conflict where other rows refer to this one, and the database's errors."""
+        if not await self._write(resource, plan_delete(resource, key, grant)):
+            raise NotFound
+
+    async def _run(self, resource: Resource, sql: str, values: tuple[Any, ...]) -> Rows:
+        try:
+            return await self.database.fetch(sql, values, resource.timeout_seconds)
+        except Violation as violation:
+            raise ValidationFailed(f"A value of the query {violation.refusal.message}.") from None
+
+    async def _write(self, resource: Resource, plan: RowPlan) -> Rows:
+        sql = self.statements.row(plan.shape, resource)
+        try:
+            return await self.database.fetch(sql, plan.values, resource.timeout_seconds, writing=True)
+        except Violation as violation:
+            raise explain(violation.refusal, resource, plan) from None
+
+    async def _estimate(self, resource: Resource, plan: ListPlan) -> int:
+        sql = self.statements.estimate(plan.shape.where, resource)
+        rows = await self._run(resource, sql, filter_values(plan))
+        estimate: float = msgspec.json.decode(rows[0][0])[0]["Plan"]["Plan Rows"]
+        return round(estimate)
+
+
+# --- pages -------------------------------------------------------------------------------------------------------------
+
+
+def _page(plan: ListPlan, statement: ListStatement, rows: Rows, total: int | None) -> Page:
+    """The page that the rows make, one of which may be beyond it: it tells that there are more, in the reading direction."""
+    beyond = len(rows) > plan.limit
+    rows = rows[: plan.limit]
+    backward = plan.shape.backward
+    if backward:
+        rows.reverse()
+    column = 1 if plan.shape.counted else 0
+    by_cursor = plan.shape.after is not None
+    more_after = bool(rows) if backward else beyond
+    more_before = beyond if backward else bool(rows) and (by_cursor or (plan.page or 1) > 1)
+    return Page(
+        rows=[row[column] for row in rows],
+        limit=plan.limit,
+        page=plan.page,
+        has_more=more_after,
+        next_cursor=_cursor(plan, statement, rows[-1], column, backward=False) if more_after else None,
+        prev_cursor=_cursor(plan, statement, rows[0], column, backward=True) if more_before else None,
+        count=plan.count,
+        total=total,
+    )
+
+
+def _cursor(plan: ListPlan, statement: ListStatement, row: Any, column: int, backward: bool) -> str:
+    values = tuple(row[column + 1]) if statement.reader is None else statement.reader.read(row[column])
+    return encode_cursor(Cursor(plan.fingerprint, backward, values))
+
+
+# --- refusals ----------------------------------------------------------------------------------------------------------
+
+
+def explain(refusal: Refusal, resource: Resource, plan: RowPlan) -> GatewayError:
+    """What the database refused, in the caller's words: fields in place of columns, and no name of the database's."""
+    if refusal.kind == "foreign" and _is_referred_to(refusal, resource, plan):
+        return Conflict("Other rows refer to this one.", [Problem(name, "is referred to") for name in resource.key])
+    fields = [field for field in _fields_of(refusal, resource) if not field.hidden]
+    problems = [Problem(field.name, refusal.message) for field in fields]
+    if refusal.kind in ("unique", "foreign", "exclusion"):
+        message = "A row like this exists already." if refusal.kind == "unique" else "The row does not fit the others."
+        if refusal.kind == "foreign":
+            message = "The row refers to one that does not exist."
+        return Conflict(message, problems)
+    if not problems:
+        return ValidationFailed(f"The body is not valid: a value {refusal.message}.")
+    return ValidationFailed("The body is not valid.", problems)
+
+
+def _is_referred_to(refusal: Refusal, resource: Resource, plan: RowPlan) -> bool:
+    """Whether the broken foreign key is another row's that refers to this one, not this row's own."""
+    own = next((key for key in resource.table.constraints if key.name == refusal.constraint and key.kind == "foreign"), None)
+    if own is None or getattr(plan.shape, "operation", "") == "delete":
+        return True
+    sent = {resource.fields[assignment.field].column for assignment in getattr(plan.shape, "assigned", ())}
+    return sent.isdisjoint(own.columns)
+
+
+def _fields_of(refusal: Refusal, resource: Resource) -> list[Field]:
+    """The fields that a refusal is about, in the resource's order."""
+    columns = {refusal.column} if refusal.column else set()
+    for constraint in resource.table.constraints:
+        if refusal.constraint and constraint.name == refusal.constraint:
+            columns |= set(constraint.columns)
+    found = [field for field in resource.fields.values() if field.column in columns]
+    if not found and refusal.domain:
+        found = [field for field in resource.fields.values() if field.type.domain == refusal.domain]
+    return found

@@ -1,0 +1,178 @@
+"""What a request asks, as values: conditions as written, filters as resolved, and the shapes that SQL is compiled for.
+
+A *shape* is everything that the SQL text depends on; the values stand apart, in the order in which the shape names them.
+Two requests of one shape share one statement.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from gateway.catalog.model import SortKey
+
+# --- as written --------------------------------------------------------------------------------------------------------
+
+
+class Condition(msgspec.Struct, frozen=True):
+    """One comparison as a dialect read it. `value` is text where `typed` is False, else a JSON value.
+
+    `parameter` is what the caller wrote, to name it in an error: `price[gte]`, `filter`.
+    """
+
+    parameter: str
+    name: str
+    operator: str
+    value: Any
+    typed: bool = False
+
+
+class Group(msgspec.Struct, frozen=True):
+    """`and`, `or`, `not` as written; `not` has one item."""
+
+    kind: Literal["and", "or", "not"]
+    items: tuple[Written, ...]
+
+
+Written = Condition | Group
+
+
+class ListRequest(msgspec.Struct, frozen=True):
+    """A list request as written. Each option is the parameter's text, or None where it was not sent."""
+
+    conditions: tuple[Condition, ...] = ()
+    filter: str | None = None
+    sort: str | None = None
+    fields: str | None = None
+    page: str | None = None
+    limit: str | None = None
+    cursor: str | None = None
+    count: str | None = None
+
+
+# --- as resolved -------------------------------------------------------------------------------------------------------
+
+
+class Comparison(msgspec.Struct, frozen=True, tag=True):
+    """`field operator`, without its values. `path` says how a JSON path below the field is read; the path is a value too,
+    the first one."""
+
+    field: str
+    operator: str
+    path: Literal["", "text", "number"] = ""
+
+
+class And(msgspec.Struct, frozen=True, tag=True):
+    items: tuple[Filter, ...]
+
+
+class Or(msgspec.Struct, frozen=True, tag=True):
+    items: tuple[Filter, ...]
+
+
+class Not(msgspec.Struct, frozen=True, tag=True):
+    item: Filter
+
+
+Filter = Comparison | And | Or | Not
+
+Values = tuple[Any, ...]
+"""Wire values, in the order of the shape. An element is a scalar or, for a list of values, a list."""
+
+
+class Bound(msgspec.Struct, frozen=True):
+    """A filter with its values, such as a row rule after the caller's claims were put in."""
+
+    filter: Filter
+    values: Values
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """What this caller may do here. None means no limit. `name` tells one grant's shapes from another's."""
+
+    name: str = "everything"
+    read_fields: frozenset[str] | None = None
+    write_fields: frozenset[str] | None = None
+    rows: Bound | None = None
+
+
+EVERYTHING = Grant()
+
+Count = Literal["none", "exact", "estimated"]
+
+
+class ListShape(msgspec.Struct, frozen=True):
+    """A list's SQL. `after` is None without a cursor, else tells for each sort key whether the cursor's value is null.
+
+    `keys_beside` asks for the sort keys in a second column, for when the row's JSON does not carry them exactly.
+    Values: the filter's, the cursor's (those that are not null), the limit, the offset if there is one.
+    """
+
+    resource: str
+    fields: tuple[str, ...]
+    where: Filter | None
+    sort: tuple[SortKey, ...]
+    after: tuple[bool, ...] | None = None
+    backward: bool = False
+    offset: bool = False
+    keys_beside: bool = False
+    counted: bool = False
+
+
+class ListPlan(msgspec.Struct, frozen=True):
+    """One list request, ready to compile and run. `limit` is in rows; the statement asks for one more, to know if there is.
+
+    `page` is None when a cursor leads. `fingerprint` binds cursors to this resource, sort and filter.
+    """
+
+    shape: ListShape
+    values: Values
+    limit: int
+    page: int | None
+    count: Count
+    fingerprint: bytes
+
+
+class GetShape(msgspec.Struct, frozen=True):
+    """One row by its key. Values: the key's parts, then the row rule's."""
+
+    resource: str
+    fields: tuple[str, ...]
+    where: Filter | None = None
+
+
+class Merge(msgspec.Struct, frozen=True):
+    """How a JSON column is merged (RFC 7396): at each object, keys to drop, then members to set, then objects to merge into.
+
+    Values: the keys to drop (a list), the members to set (JSON text), then for each nested object its key and its own values.
+    """
+
+    nested: tuple[Merge, ...]
+
+
+class Assignment(msgspec.Struct, frozen=True):
+    """One field that a write sets; `merge` where the value is merged into what is stored."""
+
+    field: str
+    merge: Merge | None = None
+
+
+class WriteShape(msgspec.Struct, frozen=True):
+    """A create, patch or delete. Values: one for each field (a merge's own), the key's parts, the row rule's.
+
+    `fields` are those of the answer.
+    """
+
+    operation: Literal["create", "patch", "delete"]
+    resource: str
+    assigned: tuple[Assignment, ...]
+    fields: tuple[str, ...]
+    where: Filter | None = None
+
+
+class RowPlan(msgspec.Struct, frozen=True):
+    """One get, create, patch or delete."""
+
+    shape: GetShape | WriteShape
+    values: Values

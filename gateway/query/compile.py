@@ -1,0 +1,322 @@
+"""Shapes in, SQL out: the only room that makes SQL.
+
+Identifiers come from the catalog and are quoted by SQLAlchemy's PostgreSQL dialect; values are `$1, $2, …` in the order of
+the shape, each cast to its column's type. The text is made by hand, for the statements lean on what only PostgreSQL has
+(row_to_json, LATERAL, row comparison), and a template shows them as they will run.
+
+PostgreSQL builds the JSON: each statement's first column is a row's JSON text, in the contract's forms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
+
+from gateway.catalog.model import Field, Resource, SortKey
+from gateway.catalog.types import ColumnType, Family
+from gateway.query.ast import And, Comparison, Filter, GetShape, ListShape, Merge, Not, Or, WriteShape
+from gateway.query.operators import NOT_NULL, OPERATORS, Operator
+
+_quote_identifier = PGDialect_asyncpg().identifier_preparer.quote_identifier  # type: ignore[no-untyped-call]
+
+
+def quote(name: str) -> str:
+    """`name` as a quoted SQL identifier."""
+    return str(_quote_identifier(name))
+
+
+def qualified(resource: Resource) -> str:
+    """The resource's table with its schema, quoted."""
+    return f"{quote(resource.table.schema)}.{quote(resource.table.name)}"
+
+
+class _Parameters:
+    """Hands out `$1, $2, …` in order."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def next(self) -> str:
+        self.count += 1
+        return f"${self.count}"
+
+
+# --- statements --------------------------------------------------------------------------------------------------------
+
+
+def compile_list(shape: ListShape, resource: Resource) -> str:
+    """Columns: the row's JSON; then the sort keys' texts if `keys_beside`; before both the total if `counted`.
+
+    A counted list answers one row at least, whose JSON is null where the page is empty.
+    """
+    parameters = _Parameters()
+    matching = _where(shape.where, resource, parameters)
+    order = [_flip(key) if shape.backward else key for key in shape.sort]
+    conditions = [matching] if matching else []
+    if shape.after is not None:
+        conditions.append(_after(order, shape.after, resource, parameters))
+    source = f"{qualified(resource)} AS t"
+    rest = f" FROM {source}{_and(conditions)} ORDER BY {', '.join(_order(key, resource) for key in order)}"
+    rest += f" LIMIT {parameters.next()}::bigint"
+    if shape.offset:
+        rest += f" OFFSET {parameters.next()}::bigint"
+    keys = f"ARRAY[{', '.join(f't.{quote(resource.fields[key.field].column)}::text' for key in shape.sort)}]"
+    page = _rows_as_json(shape.fields, resource, rest, keys if shape.keys_beside else "")
+    if not shape.counted:
+        return page
+    total = f"SELECT count(*) AS total FROM {source}{_and([matching] if matching else [])}"
+    return f"SELECT c.total, p.* FROM ({total}) AS c LEFT JOIN ({page}) AS p ON true"
+
+
+def compile_estimate(where: Filter | None, resource: Resource) -> str:
+    """EXPLAIN of all rows that match: the planner's own estimate, as JSON. Values: the filter's."""
+    matching = _where(where, resource, _Parameters())
+    return f"EXPLAIN (FORMAT JSON) SELECT FROM {qualified(resource)} AS t{_and([matching] if matching else [])}"
+
+
+def compile_get(shape: GetShape, resource: Resource) -> str:
+    """One row's JSON, or no row."""
+    parameters = _Parameters()
+    conditions = _key_conditions(resource, parameters)
+    rule = _where(shape.where, resource, parameters)
+    return _rows_as_json(
+        shape.fields, resource, f" FROM {qualified(resource)} AS t{_and([*conditions, *([rule] if rule else [])])}"
+    )
+
+
+def compile_write(shape: WriteShape, resource: Resource) -> str:
+    """A create answers the row's JSON and its key as a JSON array, a patch the row's JSON, a delete just that there was a row."""
+    parameters = _Parameters()
+    assigned = [(resource.fields[assignment.field], assignment.merge) for assignment in shape.assigned]
+    if shape.operation == "create":
+        columns = ", ".join(quote(field.column) for field, _ in assigned)
+        given = ", ".join(_cast(parameters.next(), field.type) for field, _ in assigned)
+        values = f"({columns}) VALUES ({given})" if assigned else "DEFAULT VALUES"
+        write = f"INSERT INTO {qualified(resource)} AS t {values} RETURNING t.*"
+        return f"WITH w AS ({write}) " + _rows_as_json(shape.fields, resource, " FROM w AS t", _key_as_json(resource))
+    changes = ", ".join(_change(field, merge, parameters) for field, merge in assigned)
+    conditions = _key_conditions(resource, parameters)
+    rule = _where(shape.where, resource, parameters)
+    matching = _and([*conditions, *([rule] if rule else [])])
+    if shape.operation == "delete":
+        return f"DELETE FROM {qualified(resource)} AS t{matching} RETURNING 1"
+    write = f"UPDATE {qualified(resource)} AS t SET {changes}{matching} RETURNING t.*"
+    return f"WITH w AS ({write}) " + _rows_as_json(shape.fields, resource, " FROM w AS t")
+
+
+def _rows_as_json(fields: Iterable[str], resource: Resource, rest: str, beside: str = "") -> str:
+    """`rest` begins with FROM and names the table `t`; `beside` is one more column.
+
+    The rows are made before they become JSON, so that a sort carries columns, not texts; a subquery keeps its order.
+    """
+    shown = [resource.fields[name] for name in fields]
+    if not beside:
+        columns = ", ".join(f"{_out(field)} AS {quote(field.name)}" for field in shown)
+        return f"SELECT row_to_json(r) FROM (SELECT {columns}{rest}) AS r"
+    columns = "".join(f"{_out(field)} AS c{position}, " for position, field in enumerate(shown))
+    named = ", ".join(f"i.c{position} AS {quote(field.name)}" for position, field in enumerate(shown))
+    return f"SELECT row_to_json(r), i.k FROM (SELECT {columns}{beside} AS k{rest}) AS i CROSS JOIN LATERAL (SELECT {named}) AS r"
+
+
+def _and(conditions: list[str]) -> str:
+    return f" WHERE {' AND '.join(conditions)}" if conditions else ""
+
+
+def _key_conditions(resource: Resource, parameters: _Parameters) -> list[str]:
+    fields = [resource.fields[name] for name in resource.key]
+    return [f"t.{quote(field.column)} = {_cast(parameters.next(), field.type)}" for field in fields]
+
+
+def _key_as_json(resource: Resource) -> str:
+    return f"json_build_array({', '.join(_out(resource.fields[name]) for name in resource.key)})"
+
+
+# --- values ------------------------------------------------------------------------------------------------------------
+
+
+def _cast(parameter: str, column_type: ColumnType) -> str:
+    """One value as its column's type. Text travels as text and PostgreSQL reads it."""
+    if column_type.array:
+        return f"{parameter}::text[]::{column_type.sql}[]"
+    match column_type.wire:
+        case "text":
+            return f"{parameter}::text" if column_type.sql == "text" else f"{parameter}::text::{column_type.sql}"
+        case "float8" if column_type.name == "float4":
+            return f"{parameter}::float8::{column_type.sql}"
+        case _:
+            return f"{parameter}::{column_type.sql}"
+
+
+def _cast_list(parameter: str, column_type: ColumnType) -> str:
+    """A list of values as an array of their column's type."""
+    match column_type.wire:
+        case "text":
+            return f"{parameter}::text[]::{column_type.sql}[]"
+        case "float8":
+            return f"{parameter}::float8[]::{column_type.sql}[]"
+        case _:
+            return f"{parameter}::{column_type.sql}[]"
+
+
+def _out(field: Field) -> str:
+    """A column in the form that row_to_json shall see."""
+    column = f"t.{quote(field.column)}"
+    match field.type.json_form:
+        case "text":
+            return f"{column}::text[]" if field.type.array else f"{column}::text"
+        case "base64" if field.type.array:
+            encoded = _BASE64.format(x="e")
+            return f"CASE WHEN {column} IS NOT NULL THEN ARRAY(SELECT {encoded} FROM unnest({column}) AS e) END"
+        case "base64":
+            return _BASE64.format(x=column)
+        case _:
+            return column
+
+
+_BASE64 = r"translate(encode({x}, 'base64'), E'\n', '')"  # PostgreSQL's base64 has a line break every 76 characters
+
+
+def _change(field: Field, merge: Merge | None, parameters: _Parameters) -> str:
+    column = quote(field.column)
+    if merge is None:
+        return f"{column} = {_cast(parameters.next(), field.type)}"
+    return f"{column} = ({_merged(f't.{column}::jsonb', merge, parameters)})::{field.type.sql}"
+
+
+def _merged(target: str, merge: Merge, parameters: _Parameters) -> str:
+    """RFC 7396: what is no object becomes one; dropped keys go, members are set, nested objects are merged in turn."""
+    whole = f"CASE WHEN jsonb_typeof({target}) = 'object' THEN {target} ELSE '{{}}'::jsonb END"
+    merged = f"(({whole}) - {parameters.next()}::text[]) || {parameters.next()}::text::jsonb"
+    for nested in merge.nested:
+        key = parameters.next()
+        inner = _merged(f"({target} -> {key}::text)", nested, parameters)
+        merged += f" || jsonb_build_object({key}::text, {inner})"
+    return merged
+
+
+# --- filters -----------------------------------------------------------------------------------------------------------
+
+
+def _where(node: Filter | None, resource: Resource, parameters: _Parameters) -> str:
+    match node:
+        case None:
+            return ""
+        case And(items):
+            return _joined(" AND ", items, resource, parameters)
+        case Or(items):
+            return _joined(" OR ", items, resource, parameters)
+        case Not(item):
+            return f"(NOT {_where(item, resource, parameters)})"
+        case Comparison():
+            return _comparison(node, resource.fields[node.field], parameters)
+
+
+def _joined(word: str, items: tuple[Filter, ...], resource: Resource, parameters: _Parameters) -> str:
+    return f"({word.join(_where(item, resource, parameters) for item in items)})"
+
+
+def _comparison(node: Comparison, field: Field, parameters: _Parameters) -> str:
+    operator = NOT_NULL if node.operator == "notnull" else OPERATORS[node.operator]
+    column = f"t.{quote(field.column)}"
+    if node.path:
+        return f"({_on_path(node, operator, column, field, parameters)})"
+    if field.type.family is Family.JSON and operator.json_sql:
+        key = parameters.next() + ("::text[]" if operator.arity == "list" else "::text")
+        return f"({operator.json_sql.format(x=f'{column}::jsonb', a=key)})"
+    operands = [_operand(operator, field.type, parameters) for _ in range(_OPERANDS[operator.arity])]
+    return f"({operator.sql.format(x=column, **dict(zip('ab', operands, strict=False)))})"
+
+
+_OPERANDS = {"one": 1, "list": 1, "pair": 2, "flag": 0}
+
+
+def _operand(operator: Operator, column_type: ColumnType, parameters: _Parameters) -> str:
+    parameter = parameters.next()
+    if operator.kind == "pattern":
+        return f"{parameter}::text"
+    if operator.kind == "element":
+        scalar = ColumnType(column_type.name, column_type.sql)
+        return _cast_list(parameter, scalar) if operator.arity == "list" else _cast(parameter, scalar)
+    return _cast_list(parameter, column_type) if operator.arity == "list" else _cast(parameter, column_type)
+
+
+def _on_path(node: Comparison, operator: Operator, column: str, field: Field, parameters: _Parameters) -> str:
+    """A JSON path read as text, or as a number where the JSON has one. The path itself is a parameter."""
+    path = f"{parameters.next()}::text[]"
+    read = f"({column} #>> {path})"
+    kind = "text"
+    if node.path == "number":
+        typeof = "jsonb_typeof" if field.type.name == "jsonb" else "json_typeof"
+        read = f"CASE WHEN {typeof}({column} #> {path}) = 'number' THEN {read}::numeric END"
+        kind = "numeric"
+    column_type = ColumnType(kind, kind)
+    operands = [_operand(operator, column_type, parameters) for _ in range(_OPERANDS[operator.arity])]
+    return operator.sql.format(x=read, **dict(zip("ab", operands, strict=False)))
+
+
+# --- order and keyset --------------------------------------------------------------------------------------------------
+
+
+def _flip(key: SortKey) -> SortKey:
+    return SortKey(key.field, not key.descending, not key.nulls_first)
+
+
+def _order(key: SortKey, resource: Resource) -> str:
+    """One ORDER BY term. NULLS is left out where it is PostgreSQL's default or cannot matter, for an index to serve it."""
+    field = resource.fields[key.field]
+    direction = " DESC" if key.descending else ""
+    nulls = ""
+    if field.nullable and key.nulls_first != key.descending:
+        nulls = " NULLS FIRST" if key.nulls_first else " NULLS LAST"
+    return f"t.{quote(field.column)}{direction}{nulls}"
+
+
+def _after(order: list[SortKey], nulls: tuple[bool, ...], resource: Resource, parameters: _Parameters) -> str:
+    """The rows behind the cursor's, null-safe in every direction.
+
+    Where no key can be null and all run one way, a row comparison, which one index range serves. Else, for each key: equal
+    before it and behind at it; with the first key's bound set apart, so that an index on it still narrows the scan.
+    """
+    keys = [_Key(key, resource.fields[key.field], null, parameters) for key, null in zip(order, nulls, strict=True)]
+    if not any(key.nullable for key in keys) and len({key.descending for key in keys}) == 1:
+        columns, values = ", ".join(key.column for key in keys), ", ".join(key.value for key in keys)
+        return f"(({columns}) {keys[0].beyond} ({values}))"
+    steps: list[str] = []
+    for position, key in enumerate(keys):
+        behind = key.behind()
+        if behind:
+            steps.append(" AND ".join([*(before.equal() for before in keys[:position]), behind]))
+    if not steps:
+        return "(false)"
+    bound = keys[0].bound()
+    return f"({bound}({' OR '.join(f'({step})' for step in steps)}))"
+
+
+class _Key:
+    """One sort key against its cursor's value."""
+
+    def __init__(self, key: SortKey, field: Field, null: bool, parameters: _Parameters) -> None:
+        cast = f"{field.type.sql}[]" if field.type.array else field.type.sql
+        self.column = f"t.{quote(field.column)}"
+        self.nullable = field.nullable
+        self.descending = key.descending
+        self.nulls_first = key.nulls_first
+        self.null = null
+        self.value = "" if null else f"{parameters.next()}::text::{cast}"
+        self.beyond = "<" if key.descending else ">"
+
+    def equal(self) -> str:
+        return f"{self.column} IS NULL" if self.null else f"{self.column} = {self.value}"
+
+    def behind(self) -> str:
+        """ "" where nothing can be."""
+        if self.null:
+            return f"{self.column} IS NOT NULL" if self.nulls_first else ""
+        behind = f"{self.column} {self.beyond} {self.value}"
+        return f"({behind} OR {self.column} IS NULL)" if self.nullable and not self.nulls_first else behind
+
+    def bound(self) -> str:
+        if self.null or (self.nullable and not self.nulls_first):
+            return ""
+        return f"{self.column} {self.beyond}= {self.value} AND "

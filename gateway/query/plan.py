@@ -1,0 +1,486 @@
+"""Requests held against a resource and a grant: what comes out is a plan, a shape and its values, or every problem at once.
+
+Names are looked up in the catalog and nowhere else, so no name of a caller's ever reaches SQL. A field that the grant does
+not show does not exist here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from gateway.catalog.build import parse_sort_key, with_key
+from gateway.catalog.model import Field, Resource, SortKey
+from gateway.catalog.types import BadValue, ColumnType, Family, Wire
+from gateway.errors import NotFound, Problem, ValidationFailed, did_you_mean
+from gateway.query.ast import (
+    EVERYTHING,
+    And,
+    Comparison,
+    Condition,
+    Count,
+    Filter,
+    GetShape,
+    Grant,
+    ListPlan,
+    ListRequest,
+    ListShape,
+    Not,
+    Or,
+    RowPlan,
+    Values,
+    Written,
+)
+from gateway.query.cursor import BadCursor, decode_cursor, fingerprint
+from gateway.query.operators import OPERATORS, Operator, operators_for, path_operators
+from gateway.query.strict_json import BadJson, decode_json
+from gateway.query.syntax.brackets import OPTIONS, split_list
+from gateway.query.syntax.json import parse_filter
+
+MAX_COMPARISONS = 50
+MAX_LIST_ITEMS = 1000
+MAX_OFFSET = 100_000
+COUNTS: tuple[Count, ...] = ("none", "exact", "estimated")
+JSON_KEYS_EXACT = frozenset({Family.NUMBER, Family.TEXT, Family.TIME, Family.UUID, Family.ENUM, Family.NETWORK, Family.BOOLEAN})
+"""Families whose JSON form is also a text form that PostgreSQL reads back as the same value."""
+
+
+def readable_fields(resource: Resource, grant: Grant = EVERYTHING) -> Mapping[str, Field]:
+    """The fields that this caller may see, by name, in order."""
+    if grant.read_fields is None:
+        return resource.visible
+    return {name: field for name, field in resource.visible.items() if name in grant.read_fields}
+
+
+# --- lists -------------------------------------------------------------------------------------------------------------
+
+
+def plan_list(resource: Resource, request: ListRequest, grant: Grant = EVERYTHING) -> ListPlan:
+    """The plan of a list. Raises ValidationFailed with every problem of the request."""
+    problems: list[Problem] = []
+    readable = readable_fields(resource, grant)
+    where, values = _where(readable, request, problems)
+    if grant.rows is not None:
+        where, values = _both(where, values, grant.rows.filter, grant.rows.values)
+    sort = _sort(resource, readable, request.sort, problems)
+    fields = _chosen_fields(readable, request.fields, problems)
+    limit = _whole_number("limit", request.limit, resource.limit_default, resource.limit_max, problems)
+    count = _count(request.count, problems)
+    page = _page(request, limit, problems)
+    mark = fingerprint(resource.id, sort, where, values)
+    after: tuple[bool, ...] | None = None
+    backward = False
+    if request.cursor is not None:
+        try:
+            cursor = decode_cursor(request.cursor, mark, len(sort))
+        except BadCursor as fault:
+            problems.append(Problem("cursor", str(fault)))
+        else:
+            backward = cursor.backward
+            after = tuple(value is None for value in cursor.values)
+            values += tuple(value for value in cursor.values if value is not None)
+    if problems:
+        raise ValidationFailed("The query is not valid.", problems)
+    offset = (page - 1) * limit if page is not None else 0
+    shape = ListShape(
+        resource=resource.id,
+        fields=fields,
+        where=where,
+        sort=sort,
+        after=after,
+        backward=backward,
+        offset=offset > 0,
+        keys_beside=not _keys_within(resource, fields, sort),
+        counted=count == "exact",
+    )
+    return ListPlan(
+        shape=shape,
+        values=(*values, limit + 1, offset) if offset else (*values, limit + 1),
+        limit=limit,
+        page=page,
+        count=count,
+        fingerprint=mark,
+    )
+
+
+def filter_values(plan: ListPlan) -> Values:
+    """The values of the plan's filter alone, for a statement that has nothing but the filter."""
+    beyond = 1 + plan.shape.offset + sum(not null for null in plan.shape.after or ())
+    return plan.values[: len(plan.values) - beyond]
+
+
+def _both(where: Filter | None, values: Values, rule: Filter, rule_values: Values) -> tuple[Filter, Values]:
+    if where is None:
+        return rule, rule_values
+    return And((where, rule)), values + rule_values
+
+
+def _keys_within(resource: Resource, fields: tuple[str, ...], sort: tuple[SortKey, ...]) -> bool:
+    """Whether a row's JSON carries every sort key in a form that reads back exactly."""
+    return all(key.field in fields and resource.fields[key.field].type.family in JSON_KEYS_EXACT for key in sort)
+
+
+def _where(readable: Mapping[str, Field], request: ListRequest, problems: list[Problem]) -> tuple[Filter | None, Values]:
+    resolver = _Resolver(readable, problems)
+    items: list[Filter] = []
+    for condition in request.conditions:
+        resolved = resolver.resolve(condition)
+        if resolved is not None:
+            items.append(resolved)
+    if request.filter is not None:
+        try:
+            resolved = resolver.resolve(parse_filter(decode_json(request.filter), "filter"))
+        except BadJson as fault:
+            problems.append(Problem("filter", str(fault)))
+        except ValidationFailed as fault:
+            problems += fault.problems
+        else:
+            if resolved is not None:
+                items.append(resolved)
+    if resolver.comparisons > MAX_COMPARISONS:
+        problems.append(Problem("filter", f"has {resolver.comparisons} comparisons; at most {MAX_COMPARISONS} are taken"))
+    match items:
+        case []:
+            return None, ()
+        case [only]:
+            return only, tuple(resolver.values)
+        case _:
+            return And(tuple(items)), tuple(resolver.values)
+
+
+def resolve_filter(
+    fields: Mapping[str, Field], written: Written, stands_for_a_value: Callable[[Any], bool]
+) -> tuple[Filter | None, Values, tuple[Problem, ...]]:
+    """A row rule with its names looked up among `fields` and its values typed, and what is wrong with it.
+
+    A value for which `stands_for_a_value` holds (a claim's name) is kept as it is, to be typed when it is known.
+    """
+    problems: list[Problem] = []
+    resolver = _Resolver(fields, problems, stands_for_a_value)
+    return resolver.resolve(written), tuple(resolver.values), tuple(problems)
+
+
+class _Resolver:
+    """Walks written conditions once, in the order in which the compiler will walk the filter."""
+
+    def __init__(
+        self,
+        readable: Mapping[str, Field],
+        problems: list[Problem],
+        stands_for_a_value: Callable[[Any], bool] = lambda _value: False,
+    ) -> None:
+        self.stands_for_a_value = stands_for_a_value
+        self.readable = readable
+        self.problems = problems
+        self.values: list[Any] = []
+        self.comparisons = 0
+
+    def resolve(self, written: Written) -> Filter | None:
+        if isinstance(written, Condition):
+            return self._comparison(written)
+        items = tuple(item for item in map(self.resolve, written.items) if item is not None)
+        if not items:
+            return None
+        if written.kind == "not":
+            return Not(items[0])
+        return And(items) if written.kind == "and" else Or(items)
+
+    def _comparison(self, condition: Condition) -> Comparison | None:
+        self.comparisons += 1
+        try:
+            field, path = self._field(condition)
+            operator = self._operator(condition, field, path)
+            if path:
+                return self._on_path(condition, field, path, operator)
+            return self._on_field(condition, field, operator)
+        except _Refused as fault:
+            self.problems.append(Problem(condition.parameter, str(fault)))
+            return None
+
+    def _field(self, condition: Condition) -> tuple[Field, tuple[str, ...]]:
+        """The field, and the JSON path below it. A field whose own name has dots is found first."""
+        name, subject = condition.name, _subject(condition)
+        field = self.readable.get(name)
+        path: tuple[str, ...] = ()
+        if field is None:
+            head, dot, rest = name.partition(".")
+            field = self.readable.get(head)
+            if field is None or not dot:
+                raise _Refused(f"{subject}{_unknown(name, self.readable, OPTIONS if not condition.typed else ())}")
+            if field.type.family is not Family.JSON:
+                raise _Refused(f'{subject}has a path, but "{head}" is not JSON')
+            path = tuple(rest.split("."))
+            if "" in path or "\0" in rest:
+                raise _Refused(f"{subject}has an empty step in its path")
+        if not field.filterable:
+            allowed = [name for name, other in self.readable.items() if other.filterable]
+            raise _Refused(f"{subject}cannot be filtered by; these can: {', '.join(allowed)}")
+        return field, path
+
+    def _operator(self, condition: Condition, field: Field, path: tuple[str, ...]) -> Operator:
+        operator = OPERATORS.get(condition.operator)
+        allowed = path_operators() if path else operators_for(field.type.family)
+        if operator is None or operator not in allowed:
+            known = "is not an operator" if operator is None else "does not apply here"
+            names = ", ".join(each.name for each in allowed)
+            raise _Refused(f'{_subject(condition)}"{condition.operator}" {known}; allowed: {names}')
+        return operator
+
+    def _on_field(self, condition: Condition, field: Field, operator: Operator) -> Comparison:
+        if operator.arity == "flag":
+            return Comparison(field.name, "null" if self._flag(condition) else "notnull")
+        try:
+            if operator.arity == "one":
+                self.values.append(self._operand(operator, field.type, condition.value, condition.typed))
+            else:
+                items = _items(operator, condition)
+                values = [self._operand(operator, field.type, item, condition.typed) for item in items]
+                self.values += values if operator.arity == "pair" else [values]
+        except BadValue as fault:
+            raise _Refused(f"{_subject(condition)}{fault}") from None
+        return Comparison(field.name, operator.name)
+
+    def _operand(self, operator: Operator, column_type: ColumnType, value: Any, typed: bool) -> Any:
+        if self.stands_for_a_value(value):
+            return value
+        return _one(operator, column_type, value, typed)
+
+    def _on_path(self, condition: Condition, field: Field, path: tuple[str, ...], operator: Operator) -> Comparison:
+        self.values.append(list(path))
+        if operator.arity == "flag":
+            return Comparison(field.name, "null" if self._flag(condition) else "notnull", "text")
+        items = [condition.value] if operator.arity == "one" else _items(operator, condition)
+        numeric = _is_numeric(operator, items, condition.typed)
+        try:
+            values = [_path_value(operator, item, numeric) for item in items]
+        except BadValue as fault:
+            raise _Refused(f"{_subject(condition)}{fault}") from None
+        if operator.arity == "list":
+            self.values.append(values)
+        else:
+            self.values += values
+        return Comparison(field.name, operator.name, "number" if numeric else "text")
+
+    def _flag(self, condition: Condition) -> bool:
+        match condition.value:
+            case True | "true":
+                return True
+            case False | "false":
+                return False
+            case _:
+                raise _Refused(f"{_subject(condition)}null takes true or false")
+
+
+class _Refused(Exception):
+    """One condition that cannot be; the message is the problem's."""
+
+
+def _subject(condition: Condition) -> str:
+    """The field's name, where the parameter does not already tell it: `filter=` holds many."""
+    return f'"{condition.name}" ' if condition.typed else ""
+
+
+def _unknown(name: str, readable: Mapping[str, Field], options: Iterable[str]) -> str:
+    listed = ", ".join(readable)
+    also = f"; parameters: {', '.join(options)}" if options else ""
+    return f"is not a field or parameter here.{did_you_mean(name, (*readable, *options))} Fields: {listed}{also}"
+
+
+def _items(operator: Operator, condition: Condition) -> list[Any]:
+    value = condition.value
+    items = value if condition.typed else split_list(value)
+    if not isinstance(items, list):
+        raise _Refused(f"{_subject(condition)}{operator.name} takes a list")
+    if operator.arity == "pair" and len(items) != 2:
+        raise _Refused(f"{_subject(condition)}{operator.name} takes two values, not {len(items)}")
+    if not items:
+        raise _Refused(f"{_subject(condition)}{operator.name} takes at least one value")
+    if len(items) > MAX_LIST_ITEMS:
+        raise _Refused(f"{_subject(condition)}{operator.name} takes at most {MAX_LIST_ITEMS} values, not {len(items)}")
+    return items
+
+
+def _one(operator: Operator, column_type: ColumnType, value: Any, typed: bool) -> Wire:
+    """The wire form of one operand. Raises BadValue."""
+    if value is None:
+        raise BadValue("takes no null; use the null operator")
+    if operator.kind == "element":
+        element = _JSON_KEY if column_type.family is Family.JSON else msgspec.structs.replace(column_type, array=False)
+        return element.load(value) if typed else element.parse(value)
+    if operator.kind == "pattern":
+        return _pattern(operator, column_type.load(value) if typed else column_type.parse(value))
+    if column_type.array:
+        return column_type.load(value) if typed else column_type.parse_array(_few(split_list(value)))
+    return column_type.load(value) if typed else column_type.parse(value)
+
+
+_JSON_KEY = ColumnType("text", "text")
+
+
+def _few(elements: list[str]) -> list[str]:
+    if len(elements) > MAX_LIST_ITEMS:
+        raise BadValue(f"takes at most {MAX_LIST_ITEMS} values, not {len(elements)}")
+    return elements
+
+
+def _pattern(operator: Operator, text: Wire) -> str:
+    pattern = str(text)
+    if operator.prepare is not None:
+        return operator.prepare(pattern)
+    trailing = len(pattern) - len(pattern.rstrip("\\"))
+    if trailing % 2:
+        raise BadValue("has a pattern that ends in a lone backslash, which escapes nothing")
+    return pattern
+
+
+_NUMERIC = ColumnType("numeric", "numeric")
+_TEXT = ColumnType("text", "text")
+_ORDERING = frozenset({"gt", "gte", "lt", "lte", "between"})
+
+
+def _is_numeric(operator: Operator, items: list[Any], typed: bool) -> bool:
+    """Whether values on a JSON path are compared as numbers: JSON numbers are; in a URL, digits are, when it is about order."""
+    if typed:
+        return bool(items) and all(isinstance(item, int | Decimal) and not isinstance(item, bool) for item in items)
+    return operator.name in _ORDERING and all(_reads_as_number(item) for item in items)
+
+
+def _reads_as_number(text: str) -> bool:
+    try:
+        _NUMERIC.parse(text)
+    except BadValue:
+        return False
+    return True
+
+
+def _path_value(operator: Operator, item: Any, numeric: bool) -> Wire:
+    if numeric and operator.kind != "pattern":
+        return _NUMERIC.load(item)
+    match item:
+        case bool():
+            text = "true" if item else "false"
+        case int() | Decimal():
+            text = str(item)
+        case str():
+            text = item
+        case _:
+            raise BadValue("takes a string, a number, true or false")
+    loaded = _TEXT.load(text)
+    return _pattern(operator, loaded) if operator.kind == "pattern" else loaded
+
+
+# --- options -----------------------------------------------------------------------------------------------------------
+
+
+def _sort(resource: Resource, readable: Mapping[str, Field], written: str | None, problems: list[Problem]) -> tuple[SortKey, ...]:
+    if written is None:
+        if all(term.field in readable for term in resource.sort):
+            return resource.sort
+        return with_key(tuple(term for term in resource.sort if term.field in readable), resource.key)
+    terms: list[SortKey] = []
+    for text in split_list(written):
+        term = parse_sort_key(text)
+        field = readable.get(term.field)
+        if field is None:
+            names = [name for name, other in readable.items() if other.type.sortable]
+            problems.append(
+                Problem("sort", f'"{term.field}" is not a field.{did_you_mean(term.field, names)} Fields: {", ".join(names)}')
+            )
+        elif not field.type.sortable:
+            problems.append(Problem("sort", f'"{term.field}" has no order to sort by'))
+        elif any(term.field == other.field for other in terms):
+            problems.append(Problem("sort", f'"{term.field}" is there twice'))
+        else:
+            terms.append(term)
+    return with_key(tuple(terms), resource.key)
+
+
+def _chosen_fields(readable: Mapping[str, Field], written: str | None, problems: list[Problem]) -> tuple[str, ...]:
+    if written is None:
+        return tuple(readable)
+    chosen: list[str] = []
+    for name in split_list(written):
+        if name not in readable:
+            hint = did_you_mean(name, readable)
+            problems.append(Problem("fields", f'"{name}" is not a field.{hint} Fields: {", ".join(readable)}'))
+        elif name in chosen:
+            problems.append(Problem("fields", f'"{name}" is there twice'))
+        else:
+            chosen.append(name)
+    return tuple(chosen)
+
+
+def _whole_number(name: str, written: str | None, default: int, greatest: int, problems: list[Problem]) -> int:
+    if written is None:
+        return default
+    if not (written.isascii() and written.isdigit() and len(written) <= 12 and 1 <= int(written) <= greatest):
+        problems.append(Problem(name, f"takes a whole number from 1 to {greatest}"))
+        return default
+    return int(written)
+
+
+def _page(request: ListRequest, limit: int, problems: list[Problem]) -> int | None:
+    if request.cursor is not None:
+        if request.page is not None:
+            problems.append(Problem("page", "goes with limit, not with cursor; send one of the two"))
+        return None
+    if request.page is None:
+        return 1
+    greatest = MAX_OFFSET // limit + 1
+    page = _whole_number("page", request.page, 1, 10**12, problems)
+    if page > greatest:
+        problems.append(
+            Problem("page", f"goes to {greatest} at a limit of {limit}; follow next_cursor to read further, it costs less too")
+        )
+        return 1
+    return page
+
+
+def _count(written: str | None, problems: list[Problem]) -> Count:
+    if written is None:
+        return "none"
+    if written not in COUNTS:
+        problems.append(Problem("count", f"takes one of {', '.join(COUNTS)}"))
+        return "none"
+    return written
+
+
+# --- one row -----------------------------------------------------------------------------------------------------------
+
+
+def plan_get(resource: Resource, key: tuple[str, ...], parameters: Mapping[str, str], grant: Grant = EVERYTHING) -> RowPlan:
+    """The plan of a get. Raises NotFound for a key that cannot be, ValidationFailed for a bad parameter."""
+    problems: list[Problem] = []
+    readable = readable_fields(resource, grant)
+    for name in parameters:
+        if name != "fields":
+            problems.append(Problem(name, f"is not a parameter here.{did_you_mean(name, ['fields'])} Parameters: fields"))
+    fields = _chosen_fields(readable, parameters.get("fields"), problems)
+    if problems:
+        raise ValidationFailed("The query is not valid.", problems)
+    values = parse_key(resource, key)
+    where = None
+    if grant.rows is not None:
+        where, values = grant.rows.filter, values + grant.rows.values
+    return RowPlan(GetShape(resource.id, fields, where), values)
+
+
+def refuse_parameters(parameters: Mapping[str, str]) -> None:
+    """Raises ValidationFailed where a write was sent any parameter, for it takes none."""
+    if parameters:
+        raise ValidationFailed(
+            "The query is not valid.", [Problem(name, "is not a parameter here; a write takes none") for name in parameters]
+        )
+
+
+def parse_key(resource: Resource, parts: tuple[str, ...]) -> Values:
+    """The key's wire values. Raises NotFound where the parts cannot be a key of this resource: then there is no such row."""
+    if len(parts) != len(resource.key):
+        raise NotFound
+    try:
+        return tuple(resource.fields[name].type.parse(part) for name, part in zip(resource.key, parts, strict=True))
+    except BadValue:
+        raise NotFound from None

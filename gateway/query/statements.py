@@ -1,0 +1,80 @@
+"""Statements found again by their shape: SQL is made once for each, and a list's reader of sort keys with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from gateway.catalog.model import Resource
+from gateway.query.ast import Filter, GetShape, ListShape, WriteShape
+from gateway.query.compile import compile_estimate, compile_get, compile_list, compile_write
+
+T = TypeVar("T")
+
+MAX_STATEMENTS = 5000
+"""Shapes that one process keeps; callers choose filters freely, so there must be an end. The oldest goes first."""
+
+
+class KeyReader:
+    """Reads the sort keys' text forms out of a row's JSON without decoding the rest of it."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        fields = [(f"k{position}", msgspec.Raw) for position in range(len(names))]
+        keys = msgspec.defstruct("Keys", fields, rename={f"k{position}": name for position, name in enumerate(names)})
+        self._decode = msgspec.json.Decoder(keys).decode
+        self._names = [name for name, _ in fields]
+
+    def read(self, row: str) -> tuple[str | None, ...]:
+        """The keys of one row, in order; None for null."""
+        keys = self._decode(row)
+        return tuple(_text(bytes(getattr(keys, name))) for name in self._names)
+
+
+def _text(raw: bytes) -> str | None:
+    """The text form of a JSON scalar: a number's digits as they stand, a string's characters."""
+    if raw == b"null":
+        return None
+    if raw[:1] == b'"':
+        return msgspec.json.decode(raw, type=str)
+    return raw.decode()
+
+
+class ListStatement(msgspec.Struct, frozen=True):
+    """A list's SQL. `reader` is None where the keys come in a column of their own."""
+
+    sql: str
+    reader: KeyReader | None
+
+
+class Statements:
+    """The statements of one catalog. A reload makes a new one with the new catalog."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, Any] = {}
+
+    def list(self, shape: ListShape, resource: Resource) -> ListStatement:
+        found: ListStatement | None = self._known.get(shape)
+        if found is None:
+            reader = None if shape.keys_beside else KeyReader([key.field for key in shape.sort])
+            found = self._keep(shape, ListStatement(compile_list(shape, resource), reader))
+        return found
+
+    def row(self, shape: GetShape | WriteShape, resource: Resource) -> str:
+        found: str | None = self._known.get(shape)
+        if found is None:
+            sql = compile_get(shape, resource) if isinstance(shape, GetShape) else compile_write(shape, resource)
+            found = self._keep(shape, sql)
+        return found
+
+    def estimate(self, where: Filter | None, resource: Resource) -> str:
+        shape = ("estimate", resource.id, where)
+        found: str | None = self._known.get(shape)
+        return found if found is not None else self._keep(shape, compile_estimate(where, resource))
+
+    def _keep(self, shape: Any, statement: T) -> T:
+        if len(self._known) >= MAX_STATEMENTS:
+            del self._known[next(iter(self._known))]
+        self._known[shape] = statement
+        return statement

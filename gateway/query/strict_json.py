@@ -1,0 +1,65 @@
+"""JSON text in, Python values out, with nothing lost and nothing let through: the one decoder of bodies and of `filter=`.
+
+Decimals keep their digits (`Decimal`). Refused, each with its own message: duplicate keys, NaN and Infinity, bad UTF-8,
+nesting past what the parser bears, and integers of thousands of digits. Source: RFC 8259; I-JSON (RFC 7493) for the keys.
+"""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal, InvalidOperation
+from typing import Any, NoReturn
+
+MAX_NUMBER_CHARACTERS = 1000
+
+
+class BadJson(ValueError):
+    """Text that is no JSON, or JSON that we refuse. The message is a sentence without its subject: "is not JSON: …"."""
+
+
+def decode_json(text: bytes | str) -> Any:
+    """The value of `text`. Raises BadJson."""
+    try:
+        return json.loads(
+            text.decode() if isinstance(text, bytes) else text,
+            object_pairs_hook=_object,
+            parse_float=_decimal,
+            parse_int=_integer,
+            parse_constant=_constant,
+        )
+    except UnicodeDecodeError:
+        raise BadJson("is not UTF-8") from None
+    except json.JSONDecodeError as fault:
+        raise BadJson(f"is not JSON: {fault.msg} at line {fault.lineno}, column {fault.colno}") from None
+    except RecursionError:
+        raise BadJson("is nested too deeply") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise BadJson(f'has the key "{key[:100]}" twice')
+            seen.add(key)
+    return members
+
+
+def _decimal(digits: str) -> Decimal:
+    if len(digits) > MAX_NUMBER_CHARACTERS:
+        raise BadJson(f"has a number of more than {MAX_NUMBER_CHARACTERS} characters")
+    try:
+        return Decimal(digits)
+    except InvalidOperation:
+        raise BadJson("has a number whose exponent is out of range") from None
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MAX_NUMBER_CHARACTERS:
+        raise BadJson(f"has a number of more than {MAX_NUMBER_CHARACTERS} characters")
+    return int(digits)
+
+
+def _constant(name: str) -> NoReturn:
+    raise BadJson(f"has {name}, which is not JSON")

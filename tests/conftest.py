@@ -1,0 +1,107 @@
+"""What the tests stand on: one real PostgreSQL for the whole run, a new database for each test that asks, a real Valkey.
+
+With xdist the controller starts PostgreSQL before its workers and tells them where by an environment variable, which they
+inherit; without xdist it starts when the first test asks. Its data is thrown away at the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from gateway import embedded
+
+POSTGRES_URL_VARIABLE = "GATEWAY_TESTS_POSTGRES_URL"
+
+_servers = pytest.StashKey[ExitStack]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_servers] = ExitStack()
+    is_controller = config.getoption("numprocesses", 0) and not hasattr(config, "workerinput")
+    if is_controller and not config.getoption("collectonly"):
+        os.environ[POSTGRES_URL_VARIABLE] = config.stash[_servers].enter_context(throwaway_postgres())
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    config.stash[_servers].close()
+
+
+@contextmanager
+def throwaway_directory() -> Iterator[Path]:
+    """An empty directory that every user may enter, which pytest's own are not: PostgreSQL does not run as root."""
+    directory = Path(tempfile.mkdtemp(prefix="gateway-tests-"))
+    directory.chmod(0o755)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory)
+
+
+@contextmanager
+def throwaway_postgres() -> Iterator[str]:
+    """A PostgreSQL of our own, gone at the end; gives the URL of its superuser's database."""
+    with throwaway_directory() as directory, embedded.postgres(directory, durable=False) as url:
+        yield url
+
+
+@contextmanager
+def throwaway_database(server_url: str, template: str = "template1") -> Iterator[str]:
+    """A new database on a server, a copy of `template`, dropped at the end whoever is still connected; gives its URL."""
+    name = f"test_{uuid.uuid4().hex}"
+    _execute(server_url, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    try:
+        yield server_url.replace("@/postgres?", f"@/{name}?")
+    finally:
+        _execute(server_url, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+def _execute(url: str, statement: str) -> None:
+    async def run() -> None:
+        connection = await asyncpg.connect(url)
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    asyncio.run(run())
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """The run's PostgreSQL, as superuser, at the database `postgres`: shared, so change nothing in it."""
+    if POSTGRES_URL_VARIABLE in os.environ:
+        yield os.environ[POSTGRES_URL_VARIABLE]
+        return
+    with throwaway_postgres() as url:
+        yield url
+
+
+@pytest.fixture
+def database_url(postgres_url: str) -> Iterator[str]:
+    """A new, empty database for one test."""
+    with throwaway_database(postgres_url) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """A Valkey of this worker's own: what one test stores, later ones of the same worker see."""
+    with throwaway_directory() as directory, embedded.valkey(directory) as url:
+        yield url
+
+
+@pytest.fixture
+def server_directory() -> Iterator[Path]:
+    """An empty directory for the data of embedded servers."""
+    with throwaway_directory() as directory:
+        yield directory
