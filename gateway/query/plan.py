@@ -430,13 +430,12 @@ def _page(request: ListRequest, limit: int, problems: list[Problem]) -> int | No
     if request.page is None:
         return 1
     greatest = MAX_OFFSET // limit + 1
-    page = _whole_number("page", request.page, 1, 10**12, problems)
-    if page > greatest:
+    if request.page.isascii() and request.page.isdigit() and len(request.page) <= 12 and int(request.page) > greatest:
         problems.append(
             Problem("page", f"goes to {greatest} at a limit of {limit}; follow next_cursor to read further, it costs less too")
         )
         return 1
-    return page
+    return _whole_number("page", request.page, 1, greatest, problems)
 
 
 def _count(written: str | None, problems: list[Problem]) -> Count:
