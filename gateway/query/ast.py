@@ -106,7 +106,9 @@ class ListShape(msgspec.Struct, frozen=True):
     """A list's SQL. `after` is None without a cursor, else tells for each sort key whether the cursor's value is null.
 
     `keys_beside` asks for the sort keys in a second column, for when the row's JSON does not carry them exactly.
-    Values: the filter's, the cursor's (those that are not null), the limit, the offset if there is one.
+    `limited` says that the caller chose the limit; the resource's own stands in the SQL, where the planner can see it and
+    need not plan anew each time. Values: the filter's, the cursor's (those that are not null), the limit if `limited`, the
+    offset if there is one.
     """
 
     resource: str
@@ -115,6 +117,7 @@ class ListShape(msgspec.Struct, frozen=True):
     sort: tuple[SortKey, ...]
     after: tuple[bool, ...] | None = None
     backward: bool = False
+    limited: bool = False
     offset: bool = False
     keys_beside: bool = False
     counted: bool = False

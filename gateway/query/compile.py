@@ -58,7 +58,7 @@ def compile_list(shape: ListShape, resource: Resource) -> str:
         conditions.append(_after(order, shape.after, resource, parameters))
     source = f"{qualified(resource)} AS t"
     rest = f" FROM {source}{_and(conditions)} ORDER BY {', '.join(_order(key, resource) for key in order)}"
-    rest += f" LIMIT {parameters.next()}::bigint"
+    rest += f" LIMIT {f'{parameters.next()}::bigint' if shape.limited else resource.limit_default + 1}"
     if shape.offset:
         rest += f" OFFSET {parameters.next()}::bigint"
     keys = f"ARRAY[{', '.join(f't.{quote(resource.fields[key.field].column)}::text' for key in shape.sort)}]"

@@ -92,13 +92,14 @@ def plan_list(resource: Resource, request: ListRequest, grant: Grant = EVERYTHIN
         sort=sort,
         after=after,
         backward=backward,
+        limited=limit != resource.limit_default,
         offset=offset > 0,
         keys_beside=not _keys_within(resource, fields, sort),
         counted=count == "exact",
     )
     return ListPlan(
         shape=shape,
-        values=(*values, limit + 1, offset) if offset else (*values, limit + 1),
+        values=values + (limit + 1,) * shape.limited + (offset,) * shape.offset,
         limit=limit,
         page=page,
         count=count,
@@ -108,7 +109,7 @@ def plan_list(resource: Resource, request: ListRequest, grant: Grant = EVERYTHIN
 
 def filter_values(plan: ListPlan) -> Values:
     """The values of the plan's filter alone, for a statement that has nothing but the filter."""
-    beyond = 1 + plan.shape.offset + sum(not null for null in plan.shape.after or ())
+    beyond = plan.shape.limited + plan.shape.offset + sum(not null for null in plan.shape.after or ())
     return plan.values[: len(plan.values) - beyond]
 
 
