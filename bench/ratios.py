@@ -1,0 +1,177 @@
+"""Point read and list of 20 against a bare ASGI hello, in one run: requests/s and the server's CPU time per request.
+
+    .venv/bin/python bench/ratios.py [--seconds 5] [--rounds 3] [--connections 32] [--rows 10000]
+
+Each round measures all three in turn, so that a machine whose speed drifts shifts all of them; medians are quoted. Everything
+runs on this machine: an embedded PostgreSQL, one process of each server, and a load generator that keeps every connection
+busy with one request at a time. No token, no limit: AUTH=off.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import random
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import uvloop
+
+from gateway import embedded
+from gateway.fill import fill_resource
+from gateway.migrate import upgrade
+
+HELLO = """
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            await send({"type": message["type"] + ".complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+    headers = [(b"content-type", b"text/plain"), (b"content-length", b"5")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"hello"})
+"""
+START_TIMEOUT_SECONDS = 20
+END_OF_HEAD = b"\r\n\r\n"
+
+
+class Connection(asyncio.Protocol):
+    """One keep-alive connection that sends the next request when the last answer is whole."""
+
+    def __init__(self, path: Callable[[], str], deadline: float, done: asyncio.Future[None]) -> None:
+        self.path, self.deadline, self.done = path, deadline, done
+        self.buffer = b""
+        self.expected = 0
+        self.answers = 0
+        self.failures = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.request()
+
+    def request(self) -> None:
+        self.transport.write(f"GET {self.path()} HTTP/1.1\r\nHost: bench\r\n\r\n".encode())
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        if not self.expected:
+            head = self.buffer.find(END_OF_HEAD)
+            if head < 0:
+                return
+            start = self.buffer.index(b"content-length: ") + 16
+            length = int(self.buffer[start : self.buffer.index(b"\r", start)])
+            self.expected = head + len(END_OF_HEAD) + length
+        if len(self.buffer) < self.expected:
+            return
+        self.answers += 1
+        self.failures += not self.buffer.startswith(b"HTTP/1.1 200")
+        self.buffer, self.expected = self.buffer[self.expected :], 0
+        if time.perf_counter() < self.deadline:
+            self.request()
+        else:
+            self.transport.close()
+            self.done.set_result(None)
+
+
+async def drive(port: int, path: Callable[[], str], seconds: float, connections: int) -> tuple[int, int, float]:
+    """Answers, failures among them, and seconds."""
+    loop = asyncio.get_running_loop()
+    started = time.perf_counter()
+    protocols = [Connection(path, started + seconds, loop.create_future()) for _ in range(connections)]
+    await asyncio.gather(*(loop.create_connection(lambda p=p: p, "127.0.0.1", port) for p in protocols))  # type: ignore[misc]
+    await asyncio.gather(*(protocol.done for protocol in protocols))
+    elapsed = time.perf_counter() - started
+    return sum(p.answers for p in protocols), sum(p.failures for p in protocols), elapsed
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@contextmanager
+def server(command: list[str], port: int, **environ: str) -> Iterator[psutil.Process]:
+    process = subprocess.Popen(command, env={**os.environ, **environ})
+    try:
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
+        while True:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"{command[0]} did not start")
+            time.sleep(0.05)
+        yield psutil.Process(process.pid)
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def measure(process: psutil.Process, port: int, path: Callable[[], str], seconds: float, connections: int) -> tuple[float, float]:
+    """Requests/s, and the server's CPU in microseconds per request."""
+    before = sum(process.cpu_times()[:2])
+    answers, failures, elapsed = uvloop.run(drive(port, path, seconds, connections))
+    if failures:
+        raise SystemExit(f"{failures} of {answers} answers were no 200")
+    return answers / elapsed, (sum(process.cpu_times()[:2]) - before) / answers * 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--connections", type=int, default=32)
+    parser.add_argument("--rows", type=int, default=10_000)
+    options = parser.parse_args()
+    directory = Path(tempfile.mkdtemp(prefix="gateway-bench-"))
+    directory.chmod(0o755)
+    with embedded.postgres(directory, durable=False) as url:
+        upgrade(url)
+        for resource, rows in (("categories", 50), ("products", options.rows)):
+            fill_resource(url, Path("resources"), resource, rows)
+        (directory / "hello.py").write_text(HELLO)
+        hello_port, port = free_port(), free_port()
+        hello = [sys.executable, "-m", "uvicorn", "hello:app", "--app-dir", str(directory), "--port", str(hello_port)]
+        hello += ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--no-server-header", "--log-level", "error"]
+        gateway = [sys.executable, "-m", "gateway", "serve", "--port", str(port)]
+        with (
+            server(hello, hello_port) as bare,
+            server(gateway, port, DATABASE_URL=url, AUTH="off", LOG_LEVEL="error") as ours,
+        ):
+            cases: dict[str, tuple[psutil.Process, int, Callable[[], str]]] = {
+                "bare ASGI hello": (bare, hello_port, lambda: "/"),
+                "point read": (ours, port, lambda: f"/api/v1/products/{random.randint(1, options.rows)}"),
+                "list of 20": (ours, port, lambda: "/api/v1/products"),
+            }
+            figures: dict[str, list[tuple[float, float]]] = {name: [] for name in cases}
+            for _ in range(options.rounds):
+                for name, (process, at, path) in cases.items():
+                    figures[name].append(measure(process, at, path, options.seconds, options.connections))
+    report(figures)
+
+
+def report(figures: dict[str, list[tuple[float, float]]]) -> None:
+    print("| what | requests/s | of the hello's | CPU of the process per request |\n| --- | --- | --- | --- |")
+    hello = [rate for rate, _ in figures["bare ASGI hello"]]
+    for name, rounds in figures.items():
+        ratio = statistics.median(rate / bare for (rate, _), bare in zip(rounds, hello, strict=True))
+        rate, cpu = (statistics.median(column) for column in zip(*rounds, strict=True))
+        print(f"| {name} | {rate:,.0f} | {ratio:.2f} | {cpu:.0f} µs |")
+
+
+if __name__ == "__main__":
+    main()
