@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from types import FrameType
@@ -242,33 +242,48 @@ def _migrate_status(_arguments: argparse.Namespace) -> int:
 def _migrate_new(arguments: argparse.Namespace) -> int:
     from gateway import migrate
 
-    _print(os.path.relpath(migrate.new_revision(arguments.name)))
+    with redirect_stdout(sys.stderr):  # Alembic tells what it does; our output is the path alone
+        path = migrate.new_revision(arguments.name)
+    _print(os.path.relpath(path))
     return 0
 
 
 def _fill(arguments: argparse.Namespace) -> int:
     settings = _settings()
-    database_url(settings)
+    url = database_url(settings)
     from gateway import fill
 
-    with _progress(f"Filling {arguments.resource}") as progress:
-        report = fill.fill_resource(settings, arguments.resource, arguments.rows, arguments.seed, progress)
+    with _progress() as tell:
+        report = fill.fill_resource(
+            url,
+            settings.resources_dir,
+            arguments.resource,
+            arguments.rows,
+            arguments.seed,
+            lambda done, total: tell(arguments.resource, done, total),
+        )
     for line in report.lines:
         _print(line)
     return 0
 
 
 @contextmanager
-def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr, if that is a terminal; gives what takes the rows done and the rows in all."""
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Bars on stderr, if that is a terminal; gives what takes a resource's name, its rows done, and its rows in all."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+
+        def tell(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bars.add_task(name, total=total)
+            bars.update(tasks[name], completed=done, total=total)
+
+        yield tell
 
 
 # gateway dev: the embedded servers and this process's loop stay, the serving process comes and goes.
@@ -285,7 +300,10 @@ def _dev(arguments: argparse.Namespace) -> int:
         migrate.upgrade(servers.database_url)
         if arguments.rows:
             _tell(f"Filling what is empty with {arguments.rows} rows each …")
-            fill.fill_all(settings, arguments.rows, SEED)
+            with _progress() as tell:
+                reports = fill.fill_all(servers.database_url, settings.resources_dir, arguments.rows, SEED, tell)
+            for line in (line for report in reports if report.unsatisfied for line in report.lines):
+                _tell(line)
         watched = (settings.resources_dir, Path(__file__).parent) if arguments.reload else ()
         _serve_until_stopped(settings, watched)
 
@@ -450,9 +468,12 @@ def _examples(settings: Settings, base: str) -> Iterator[str]:
         return
     location = f"{name}/{quote(str(row['id']), safe='')}"
     yield f"curl '{base}/{location}'"
-    body = _example_body(settings, name, row)
-    changed = {field: value for field, value in body.items() if value != row[field]}
-    for method, where, sent in (("POST", name, body), ("PATCH", location, changed)):
+    moment = int(time.time())
+    body = _example_body(settings, name, row, f"-{moment}")
+    changes = {
+        field: value for field, value in _example_body(settings, name, row, f"-{moment + 1}").items() if value != row[field]
+    }
+    for method, where, sent in (("POST", name, body), ("PATCH", location, changes)):
         if sent:
             yield f"curl -X {method} '{base}/{where}' -H 'Content-Type: application/json' -d {_quoted(sent)}"
 
@@ -468,8 +489,8 @@ def _example_row(settings: Settings) -> tuple[str, dict[str, Any]]:
     return "", {}
 
 
-def _example_body(settings: Settings, name: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    """What a POST needs, by the OpenAPI document: the row's own values, with text made new so that a unique one is."""
+def _example_body(settings: Settings, name: str, row: Mapping[str, Any], mark: str) -> dict[str, Any]:
+    """What a POST needs, by the OpenAPI document: the row's own values, with `mark` on free text, so that it is unique."""
     document = json.loads(_get(settings, "/api/v1/openapi.json") or b"{}")
     paths: dict[str, Any] = document.get("paths", {})
     operation: dict[str, Any] = next(
@@ -478,7 +499,6 @@ def _example_body(settings: Settings, name: str, row: Mapping[str, Any]) -> dict
     content = _resolved(document, operation.get("requestBody", {})).get("content", {})
     schema = _resolved(document, content.get("application/json", {}).get("schema", {}))
     properties = {field: _resolved(document, part) for field, part in schema.get("properties", {}).items()}
-    mark = f"-{int(time.time())}"
     return {field: _made_new(row[field], properties[field], mark) for field in schema.get("required", ()) if row.get(field)}
 
 
@@ -493,12 +513,12 @@ def _resolved(document: Mapping[str, Any], part: Mapping[str, Any]) -> Mapping[s
 
 
 def _made_new(value: Any, schema: Mapping[str, Any], mark: str) -> Any:
-    """`value` with `mark` at its end where it is free text that may end so, else as it is."""
+    """`value` with `mark` at its end where it is free text, in words, that may end so; else as it is."""
     room = schema.get("maxLength", 1000) - len(mark)
-    if not isinstance(value, str) or {"enum", "format"} & schema.keys() or room <= 0:
+    if not isinstance(value, str) or schema.get("type") != "string" or {"enum", "format"} & schema.keys() or room <= 0:
         return value
     marked = value[:room] + mark
-    return marked if re.search(schema.get("pattern", ""), marked) else value
+    return marked if re.search(r"[^\W\d]", value) and re.search(schema.get("pattern", ""), marked) else value
 
 
 def _quoted(body: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -27,8 +28,11 @@ _servers = pytest.StashKey[ExitStack]()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_servers] = ExitStack()
-    is_controller = config.getoption("numprocesses", 0) and not hasattr(config, "workerinput")
-    if is_controller and not config.getoption("collectonly"):
+    if hasattr(config, "workerinput"):
+        return
+    # So that a run that is cut off, by a time limit for one, still stops its servers on its way out.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if config.getoption("numprocesses", 0) and not config.getoption("collectonly"):
         os.environ[POSTGRES_URL_VARIABLE] = config.stash[_servers].enter_context(throwaway_postgres())
 
 

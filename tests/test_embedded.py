@@ -66,6 +66,9 @@ def holder(directory: Path, user: int = 0) -> Iterator[subprocess.Popen[str]]:
         try:
             yield process
         finally:
+            with suppress(psutil.NoSuchProcess):
+                for left in psutil.Process(process.pid).children(recursive=True):
+                    left.kill()
             process.kill()
 
 

@@ -1,0 +1,174 @@
+"""`gateway dev` from end to end: the console script, over its own servers, as a person uses it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import pairwise
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[2]
+GATEWAY = Path(sys.executable).parent / "gateway"
+PATIENCE_SECONDS = 90
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def gateway_dev(data: Path, *arguments: str, directory: Path = ROOT) -> Iterator[subprocess.Popen[str]]:
+    """`gateway dev` over `data`; what has not stopped by itself at the end is killed."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL", "AUTH", "PORT")}
+    command = [str(GATEWAY), "dev", "--data", str(data), "--rows", "20", *arguments]
+    with (
+        (data / "stderr").open("w") as told,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=told, text=True, cwd=directory, env=environment) as process,
+    ):
+        try:
+            yield process
+        finally:
+            with suppress(psutil.NoSuchProcess):
+                for left in offspring(process):
+                    left.kill()
+            process.kill()
+
+
+def welcome(process: subprocess.Popen[str]) -> list[str]:
+    """What it prints once it serves."""
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line.strip())
+        if "Ctrl-C" in line:
+            break
+    return lines
+
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return condition()
+
+
+def offspring(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    found: list[psutil.Process] = psutil.Process(process.pid).children(recursive=True)
+    return found
+
+
+def all_gone(processes: list[psutil.Process]) -> bool:
+    return not [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def sent(line: str) -> httpx.Response:
+    """The answer to a line of curl, read as a shell would."""
+    words = shlex.split(line)
+    options = dict(pairwise(words))
+    url = next(word for word in words if word.startswith("http"))
+    headers = dict([options["-H"].split(": ", 1)]) if "-H" in options else {}
+    return httpx.request(options.get("-X", "GET"), url, headers=headers, content=options.get("-d", "").encode())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_serves_what_it_prints_and_leaves_no_process_behind(server_directory: Path, number: signal.Signals) -> None:
+    port = free_port()
+    with gateway_dev(server_directory, "--port", str(port)) as process:
+        lines = welcome(process)
+        printed = {line.split()[0]: line.split()[1] for line in lines if len(line.split()) == 2}
+        assert printed["API"] == f"http://127.0.0.1:{port}/api/v1"
+        assert printed["DATABASE_URL"].startswith("postgresql://")
+        assert printed["REDIS_URL"].startswith("unix://")
+        assert httpx.get(printed["Docs"]).status_code == 200
+        assert httpx.get(printed["Health"]).status_code == 200
+        examples = [line for line in lines if line.startswith("curl")]
+        assert [sent(line).status_code for line in examples] == [200, 200, 200, 201, 200]
+        left = offspring(process)
+        assert len(left) > 3
+        process.send_signal(number)
+        assert process.wait(PATIENCE_SECONDS) == 128 + number
+    assert all_gone(left)
+
+
+def test_ctrl_c_in_a_terminal_reaches_it_alone_and_stops_all_in_order(server_directory: Path) -> None:
+    with gateway_dev(server_directory, "--port", str(free_port())) as process:
+        welcome(process)
+        left = offspring(process)
+        group = os.getpgid(process.pid)
+        assert [p for p in left if os.getpgid(p.pid) == group] == []
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE_SECONDS) == 130
+    assert eventually(lambda: all_gone(left))
+    assert "Traceback" not in (server_directory / "stderr").read_text()
+
+
+def test_it_survives_kill_9_with_its_rows_on_the_same_port(server_directory: Path) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/api/v1/products?count=exact"
+    with gateway_dev(server_directory, "--port", str(port)) as process:
+        welcome(process)
+        rows = httpx.get(url).json()
+        left = offspring(process)
+        process.kill()
+    with gateway_dev(server_directory, "--port", str(port)) as process:
+        welcome(process)
+        assert httpx.get(url).json() == rows
+        assert all_gone(left)
+        left = offspring(process)
+        process.send_signal(signal.SIGINT)
+        process.wait(PATIENCE_SECONDS)
+    assert all_gone(left)
+
+
+def test_a_second_start_while_one_runs_is_refused_in_one_line(server_directory: Path) -> None:
+    port = free_port()
+    with gateway_dev(server_directory, "--port", str(port)) as first:
+        welcome(first)
+        command = [str(GATEWAY), "dev", "--data", str(server_directory), "--port", str(free_port())]
+        second = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+        assert second.returncode == 1
+        assert f"is in use by a running gateway (process {first.pid})" in second.stderr.splitlines()[-1]
+        assert answers(f"http://127.0.0.1:{port}/health/ready")
+        first.send_signal(signal.SIGINT)
+        first.wait(PATIENCE_SECONDS)
+
+
+def test_reload_serves_a_changed_resource_file_over_the_same_servers(server_directory: Path) -> None:
+    checkout = server_directory / "checkout"
+    checkout.mkdir()
+    shutil.copy(ROOT / "pyproject.toml", checkout)
+    for name in ("migrations", "resources"):
+        shutil.copytree(ROOT / name, checkout / name)
+    port = free_port()
+    with gateway_dev(server_directory, "--port", str(port), "--reload", directory=checkout) as process:
+        welcome(process)
+        servers = [p for p in psutil.Process(process.pid).children() if p.name() in ("postgres", "valkey-server")]
+        assert len(servers) == 2
+        (checkout / "resources" / "goods.yaml").write_text("table: products\ndescription: The same once more\n")
+        assert eventually(lambda: answers(f"http://127.0.0.1:{port}/api/v1/goods"))
+        assert all(p.is_running() for p in servers)
+        left = offspring(process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE_SECONDS) == 130
+    assert all_gone(left)
