@@ -36,6 +36,7 @@ class Settings(msgspec.Struct, frozen=True):
     auth_jwks_url: str | None
     auth_issuer: str | None
     auth_audience: str | None
+    auth_jwks_max_age_seconds: float
     auth_algorithms: tuple[str, ...]
     auth_roles_claim: str
     resources_dir: Path
@@ -196,6 +197,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("AUTH_JWKS_URL", _WEB_URL, None, "", "the issuer's keys; needed unless AUTH=off"),
     Variable("AUTH_ISSUER", _TEXT, None, "", "the `iss` of a token; needed unless AUTH=off"),
     Variable("AUTH_AUDIENCE", _TEXT, None, "", "the `aud` of a token; needed unless AUTH=off"),
+    Variable("AUTH_JWKS_MAX_AGE_SECONDS", _number(60, 30 * 86400), "86400", "seconds", "old keys go on while the issuer is down"),
     Variable(
         "AUTH_ALGORITHMS",
         _list(_algorithm, f"a list of {', '.join(ALGORITHMS)}", least=1),

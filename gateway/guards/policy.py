@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.catalog.build import as_exact
 from gateway.catalog.model import Field, Resource
 from gateway.catalog.types import BadValue
 from gateway.definitions.model import OPERATIONS, Fault, Path, RuleDefinition, Source
@@ -51,7 +52,7 @@ def _check_rows(source: Source, resource: Resource, rule: RuleDefinition, path: 
             yield source.fault(place, f'"{value}" is no claim: write $sub or $claims.NAME')
     fields = {name: msgspec.structs.replace(field, filterable=True) for name, field in resource.fields.items()}
     try:
-        written = parse_filter(rule.rows, "rows")
+        written = parse_filter(as_exact(rule.rows), "rows")
     except ValidationFailed as fault:
         for problem in fault.problems:
             yield source.fault(at, f"rows: {problem.message}")
@@ -104,6 +105,6 @@ def _check_set(source: Source, resource: Resource, rule: RuleDefinition, path: P
                 yield source.fault(at, f'"{name}" takes no null')
         else:
             try:
-                field.type.check_fit(field.type.load(value))
+                field.type.check_fit(field.type.load(as_exact(value)))
             except BadValue as fault:
                 yield source.fault(at, f'"{name}" {fault}')
