@@ -20,10 +20,10 @@ from gateway.catalog.model import Catalog, Field, Resource
 from gateway.database.execute import Database, Rows
 from gateway.database.sqlstate import Refusal, Violation
 from gateway.errors import Conflict, GatewayError, NotFound, Problem, Unavailable, ValidationFailed
-from gateway.query.ast import EVERYTHING, Count, Grant, ListPlan, ListRequest, RowPlan
+from gateway.query.ast import EVERYTHING, Count, Grant, ListPlan, ListRequest, RowPlan, WriteShape
 from gateway.query.cursor import Cursor, encode_cursor
 from gateway.query.payload import plan_create, plan_delete, plan_patch
-from gateway.query.plan import filter_values, plan_get, plan_list
+from gateway.query.plan import filter_values, plan_get, plan_list, readable_fields
 from gateway.query.statements import ListStatement, Statements
 
 
@@ -95,7 +95,7 @@ class Pipeline:
 
     async def create_row(self, resource: Resource, body: bytes, grant: Grant = EVERYTHING) -> Created:
         """The stored row. Raises ValidationFailed, Conflict and the database's errors."""
-        rows = await self._write(resource, plan_create(resource, body, grant))
+        rows = await self._write(resource, plan_create(resource, body, grant), grant)
         if not rows:
             raise Conflict("A rule of the database kept the row from being stored.")
         return Created(rows[0][0], msgspec.json.decode(rows[0][1]))
@@ -104,16 +104,18 @@ class Pipeline:
         self, resource: Resource, key: tuple[str, ...], body: bytes, merge: bool, grant: Grant = EVERYTHING
     ) -> str:
         """The changed row's JSON. Raises NotFound, ValidationFailed, Conflict and the database's errors."""
-        rows = await self._write(resource, plan_patch(resource, key, body, merge, grant))
+        rows = await self._write(resource, plan_patch(resource, key, body, merge, grant), grant, key)
         if not rows:
-            raise NotFound
+            await self._find(resource, key, grant)
+            raise Conflict("A rule of the database kept the row from being changed.")
         row: str = rows[0][0]
         return row
 
     async def delete_row(self, resource: Resource, key: tuple[str, ...], grant: Grant = EVERYTHING) -> None:
         """Raises NotFound, Conflict where other rows refer to this one, and the database's errors."""
-        if not await self._write(resource, plan_delete(resource, key, grant)):
-            raise NotFound
+        if not await self._write(resource, plan_delete(resource, key, grant), grant, key):
+            await self._find(resource, key, grant)
+            raise Conflict("A rule of the database kept the row from being deleted.")
 
     async def _run(self, resource: Resource, sql: str, values: tuple[Any, ...]) -> Rows:
         try:
@@ -121,12 +123,18 @@ class Pipeline:
         except Violation as violation:
             raise ValidationFailed(f"A value of the query {violation.refusal.message}.") from None
 
-    async def _write(self, resource: Resource, plan: RowPlan) -> Rows:
+    async def _write(self, resource: Resource, plan: RowPlan, grant: Grant, key: tuple[str, ...] | None = None) -> Rows:
         sql = self.statements.row(plan.shape, resource)
         try:
             return await self.database.fetch(sql, plan.values, resource.timeout_seconds, writing=True)
         except Violation as violation:
-            raise explain(violation.refusal, resource, plan) from None
+            if key is not None and violation.refusal.kind == "value":
+                await self._find(resource, key, grant)  # NotFound where it is the key that cannot be read
+            raise explain(violation.refusal, resource, plan, grant) from None
+
+    async def _find(self, resource: Resource, key: tuple[str, ...], grant: Grant) -> None:
+        """Raises NotFound where a write that did nothing had no row that it could reach."""
+        await self.get_row(resource, key, {}, Grant(name=grant.name, rows=grant.rows))
 
     async def _estimate(self, resource: Resource, plan: ListPlan) -> int:
         sql = self.statements.estimate(plan.shape.where, resource)
@@ -169,11 +177,19 @@ def _cursor(plan: ListPlan, statement: ListStatement, row: Any, column: int, bac
 # --- refusals ----------------------------------------------------------------------------------------------------------
 
 
-def explain(refusal: Refusal, resource: Resource, plan: RowPlan) -> GatewayError:
-    """What the database refused, in the caller's words: fields in place of columns, and no name of the database's."""
+def explain(refusal: Refusal, resource: Resource, plan: RowPlan, grant: Grant = EVERYTHING) -> GatewayError:
+    """What the database refused, in the caller's words: fields in place of columns, and no name of the database's.
+
+    Only fields that the caller sent or may see are named.
+    """
     if refusal.kind == "foreign" and _is_referred_to(refusal, resource, plan):
-        return Conflict("Other rows refer to this one.", [Problem(name, "is referred to") for name in resource.key])
-    fields = [field for field in _fields_of(refusal, resource) if not field.hidden]
+        return Conflict("Other rows refer to this one.", [Problem(name, "is referred to") for name in _referred(resource, plan)])
+    sent = {assignment.field for assignment in plan.shape.assigned} if isinstance(plan.shape, WriteShape) else set()
+    known = sent - {name for name, _ in grant.set}
+    known |= readable_fields(resource, grant).keys() if grant.readable else set()
+    fields = [field for field in _fields_of(refusal, resource) if field.name in known]
+    if refusal.domain:  # several fields may have the type that refused; the caller means the one that was sent
+        fields = [field for field in fields if field.name in sent] or fields
     problems = [Problem(field.name, refusal.message) for field in fields]
     if refusal.kind in ("unique", "foreign", "exclusion"):
         message = "A row like this exists already." if refusal.kind == "unique" else "The row does not fit the others."
@@ -192,6 +208,18 @@ def _is_referred_to(refusal: Refusal, resource: Resource, plan: RowPlan) -> bool
         return True
     sent = {resource.fields[assignment.field].column for assignment in getattr(plan.shape, "assigned", ())}
     return sent.isdisjoint(own.columns)
+
+
+def _referred(resource: Resource, plan: RowPlan) -> tuple[str, ...]:
+    """The fields by which other rows refer to this one: those that a patch would have changed, or the key."""
+    unique = {
+        column
+        for constraint in resource.table.constraints
+        if constraint.kind in ("primary", "unique")
+        for column in constraint.columns
+    }
+    sent = [assignment.field for assignment in getattr(plan.shape, "assigned", ())]
+    return tuple(name for name in sent if resource.fields[name].column in unique) or resource.key
 
 
 def _fields_of(refusal: Refusal, resource: Resource) -> list[Field]:

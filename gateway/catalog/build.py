@@ -5,8 +5,10 @@ A resource with a fault is left out and told in `Catalog.broken`; the others are
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from decimal import Decimal
+from typing import Any
 
 import msgspec
 
@@ -28,6 +30,7 @@ from gateway.errors import did_you_mean
 
 IDENTIFIER_BYTES = 63  # PostgreSQL's NAMEDATALEN - 1: a longer alias would be cut, and the JSON key with it
 DEFAULT_VERSION = "v1"
+_QUOTED = re.compile(r'(?:"((?:[^"]|"")+)"\.)?"((?:[^"]|"")+)"')
 
 
 class _Problem(Exception):
@@ -40,8 +43,12 @@ class _Problem(Exception):
 
 
 def table_name(source: Source) -> TableName:
-    """(schema or None, table) that the definition stands for."""
-    schema, dot, table = (source.definition.table or source.name).rpartition(".")
+    """(schema or None, table) that the definition stands for. Names that have a dot themselves are quoted as in SQL:
+    `table: '"my.schema"."my.table"'`."""
+    written = source.definition.table or source.name
+    if quoted := _QUOTED.fullmatch(written):
+        return (quoted[1].replace('""', '"') if quoted[1] else None), quoted[2].replace('""', '"')
+    schema, dot, table = written.rpartition(".")
     return (schema if dot else None), table
 
 
@@ -183,7 +190,7 @@ def _bounds(path: Path, column_type: ColumnType, definition: FieldDefinition, fo
     for bound, value in values:
         if value is not None and family in applies[bound]:
             try:
-                column_type.check_fit(column_type.load(_as_exact(value)))
+                column_type.check_fit(column_type.load(as_exact(value)))
             except BadValue as fault:
                 found.append(_Problem((*path, bound), f"{bound}: {value!r} is not a value of the column, which {fault}"))
     return Bounds(
@@ -196,8 +203,13 @@ def _bounds(path: Path, column_type: ColumnType, definition: FieldDefinition, fo
     )
 
 
-def _as_exact(value: int | float | str) -> int | Decimal | str:
-    """A YAML float as the digits that its author wrote."""
+def as_exact(value: Any) -> Any:
+    """A YAML value with each float as the digits that its author wrote, as JSON numbers are read: `Decimal`."""
+    match value:
+        case dict():
+            return {name: as_exact(member) for name, member in value.items()}
+        case list():
+            return [as_exact(member) for member in value]
     return Decimal(repr(value)) if isinstance(value, float) else value
 
 
@@ -281,10 +293,7 @@ def parse_sort_key(written: str) -> SortKey:
 
 
 def with_key(terms: tuple[SortKey, ...], key: tuple[str, ...]) -> tuple[SortKey, ...]:
-    """`terms` and the key fields that they lack, in the last term's direction, so that one index can serve the order.
-
-    Terms after the whole key are dropped, for they decide nothing.
-    """
+    """`terms` and the key fields that they lack, in the last term's direction, so that one index can serve the order."""
     descending = terms[-1].descending if terms else False
     present = {term.field for term in terms}
     added = (SortKey(name, descending, nulls_first=descending) for name in key if name not in present)

@@ -32,7 +32,8 @@ ConstraintKind = Literal["primary", "unique", "foreign", "check", "exclusion"]
 class Constraint(msgspec.Struct, frozen=True):
     """A constraint or unique index. `columns` may be empty (an expression that names none). A partition's are its parent's.
 
-    `expression` is a CHECK's SQL, or "" elsewhere; `partial` marks a unique index that covers some rows only.
+    `expression` is a CHECK's SQL, or "" elsewhere; `partial` marks one that covers some rows only: a unique index's
+    with a condition, or a partition's own.
     """
 
     name: str

@@ -23,18 +23,18 @@ TableName = tuple[str | None, str]
 """(schema, name); None is the connection's default schema."""
 
 _KINDS: dict[str, ConstraintKind] = {"p": "primary", "u": "unique", "f": "foreign", "c": "check", "x": "exclusion"}
-_CAST_NAMES = {"bpchar": "bpchar", "bit": "bit varying"}  # without a length, `character` and `bit` would mean one of them
+# Without a length, `character` and `bit` would mean one of them; a cast to `name` would cut, and it compares with text.
+_CAST_NAMES = {"bpchar": "bpchar", "bit": "bit varying", "name": "text"}
 _KIND_NAMES = {"e": "enum", "r": "range", "m": "multirange"}
 
 _TYPES = text("""
-    SELECT t.oid, t.typname, t.typtype::text, t.typelem, t.typbasetype, t.typtypmod, t.typcategory::text,
+    SELECT t.oid, t.typname, t.typtype::text, t.typbasetype, t.typtypmod,
+           COALESCE((SELECT e.oid FROM pg_type e WHERE e.oid = t.typelem AND e.typarray = t.oid), 0) AS typelem,
            t.typdefault IS NOT NULL AS filled, format_type(t.oid, NULL) AS sql,
            (SELECT array_agg(e.enumlabel::text ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid) AS labels,
            EXISTS (SELECT FROM pg_opclass o JOIN pg_am m ON m.oid = o.opcmethod
                    WHERE m.amname = 'btree' AND o.opcdefault AND o.opcintype = t.oid) AS ordered
-    FROM pg_type t WHERE t.typtype IN ('b', 'e', 'd', 'r', 'm') OR (t.typtype = 'c' AND t.typrelid = 0)
-       OR t.oid IN (SELECT a.atttypid FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
-                    JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = ANY (:schemas) AND c.relname = ANY (:names))
+    FROM pg_type t
 """)
 _COLUMNS = text("""
     SELECT n.nspname AS schema, c.relname AS table, a.attname AS name, a.atttypid, a.atttypmod
@@ -47,16 +47,20 @@ _CONSTRAINTS = text("""
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         CROSS JOIN LATERAL (SELECT c.oid AS relid UNION SELECT relid FROM pg_partition_tree(c.oid)) p
         WHERE n.nspname = ANY (:schemas) AND c.relname = ANY (:names) AND c.relkind IN ('r', 'p', 'f'))
-    SELECT t.schema, t.table, k.conname AS name, k.contype::text AS kind, false AS partial,
+    SELECT t.schema, t.table, k.conname AS name, k.contype::text AS kind, t.oid <> t.root AS partial,
            CASE WHEN k.contype = 'c' THEN pg_get_expr(k.conbin, k.conrelid) ELSE '' END AS expression,
            ARRAY(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY u(n, i)
                  JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = u.n ORDER BY u.i) AS columns
     FROM tables t JOIN pg_constraint k ON k.conrelid = t.oid WHERE k.contype IN ('p', 'u', 'f', 'c', 'x')
     UNION ALL
-    SELECT t.schema, t.table, i.relname, 'u', x.indpred IS NOT NULL, COALESCE(pg_get_expr(x.indexprs, x.indrelid), ''),
-           ARRAY(SELECT DISTINCT a.attname::text FROM pg_depend d
-                 JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
-                 WHERE d.objid = x.indexrelid AND d.refobjid = x.indrelid AND d.refobjsubid > 0)
+    SELECT t.schema, t.table, i.relname, 'u', x.indpred IS NOT NULL OR t.oid <> t.root,
+           COALESCE(pg_get_expr(x.indexprs, x.indrelid), ''),
+           CASE WHEN x.indexprs IS NULL
+           THEN ARRAY(SELECT a.attname::text FROM unnest(x.indkey::int2[]) WITH ORDINALITY u(n, i)
+                      JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = u.n WHERE u.i <= x.indnkeyatts ORDER BY u.i)
+           ELSE ARRAY(SELECT DISTINCT a.attname::text FROM pg_depend d
+                      JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+                      WHERE d.objid = x.indexrelid AND d.refobjid = x.indrelid AND d.refobjsubid > 0) END
     FROM tables t JOIN pg_index x ON x.indrelid = t.oid JOIN pg_class i ON i.oid = x.indexrelid
     WHERE x.indisunique AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = x.indexrelid AND k.conrelid = t.oid)
 """)
@@ -76,7 +80,6 @@ class _PgType(msgspec.Struct, frozen=True):
     typelem: int
     typbasetype: int
     typtypmod: int
-    typcategory: str
     filled: bool
     sql: str
     labels: list[str] | None
@@ -89,7 +92,7 @@ def reflect(connection: Connection, names: Collection[TableName]) -> Reflection:
     default = inspector.default_schema_name or "public"
     wanted = {(schema or default, table): (schema, table) for schema, table in names}
     parameters = {"schemas": sorted({schema for schema, _ in wanted}), "names": sorted({table for _, table in wanted})}
-    types = {row.oid: _PgType(**row._mapping) for row in connection.execute(_TYPES, parameters)}
+    types = {row.oid: _PgType(**row._mapping) for row in connection.execute(_TYPES)}
     column_types = {
         (row.schema, row.table, row.name): (row.atttypid, row.atttypmod) for row in connection.execute(_COLUMNS, parameters)
     }
@@ -192,7 +195,7 @@ def column_type(oid: int, modifier: int, types: dict[int, _PgType]) -> ColumnTyp
     while found.typtype == "d":
         modifier = found.typtypmod if modifier < 0 else modifier
         found = types[found.typbasetype]
-    if found.typcategory == "A" and found.typelem:
+    if found.typelem:
         element = column_type(found.typelem, modifier, types)
         return msgspec.structs.replace(element, array=True, domain=domain or element.domain)
     name = _KIND_NAMES.get(found.typtype, found.typname)

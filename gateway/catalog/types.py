@@ -18,7 +18,7 @@ import ipaddress
 import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time
-from decimal import Decimal
+from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -83,22 +83,26 @@ class ColumnType(msgspec.Struct, frozen=True):
 
     @property
     def family(self) -> Family:
+        """What may be asked of the column's values."""
         if self.array:
-            return Family.ARRAY
+            return Family.ARRAY if self.ordered else Family.OTHER  # such as json[], whose elements cannot even be compared
         if self.scalar is OTHER and self.ordered:
             return Family.ORDERED
         return self.scalar.family
 
     @property
     def sortable(self) -> bool:
-        return self.family not in UNSORTABLE and not (self.array and not self.ordered)
+        """Whether a list can be sorted by the column."""
+        return self.family not in UNSORTABLE
 
     @property
     def wire(self) -> WireKind | Literal["text[]"]:
+        """The type that one value has as a parameter, before the cast to the column's."""
         return "text[]" if self.array else self.scalar.wire
 
     @property
     def json_form(self) -> JsonForm:
+        """How an answer's JSON form is made: YAML's wish first, else the type's own."""
         if self.json is None:
             return self.scalar.json
         return "text" if self.json == "string" else "natural"
@@ -177,7 +181,7 @@ _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _CLOCK = r"[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?"
 _TIME = re.compile(_CLOCK)
 _OFFSET = r"([Zz]|[+-][0-9]{2}:[0-9]{2})"
-_TIME_TZ = re.compile(_CLOCK + _OFFSET)
+_TIME_TZ = re.compile(_CLOCK + r"([Zz]|[+-][0-9]{2}(:[0-9]{2}){0,2})")
 _TIMESTAMP = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]" + _CLOCK)
 _TIMESTAMP_TZ = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?" + _OFFSET)
 _AMOUNT = r"[+-]?[0-9]{1,9}"
@@ -188,11 +192,13 @@ _INTERVAL = re.compile(
 _MAC = re.compile(r"[0-9a-fA-F]{2}([:-][0-9a-fA-F]{2}){5}")
 _MAC8 = re.compile(r"[0-9a-fA-F]{2}([:-][0-9a-fA-F]{2}){7}")
 _ADDRESS = re.compile(r"[0-9a-fA-F:.]+(/[0-9]{1,3})?")
-_BITS = re.compile(r"[01]+")
+_BITS = re.compile(r"[01]*")
+_BYTE = re.compile(r"[\x01-\x7f]?|\\[0-3][0-7]{2}")
 _FRACTION = re.compile(r"\.([0-9]+)")
 
 INTEGER_BITS = {"int2": 16, "int4": 32, "int8": 64}
 FLOAT_RANGE = {"float4": (1e-45, 3.4028235e38), "float8": (5e-324, 1.7976931348623157e308)}
+NAME_BYTES = 63  # a longer value of type `name` would silently be cut
 NUMERIC_DIGITS_BEFORE, NUMERIC_DIGITS_AFTER = 131072, 16383  # PostgreSQL's limits of numeric, table 8.2 of its manual
 
 
@@ -318,33 +324,51 @@ def _check_numeric(value: Decimal, text: str) -> str:
     return text
 
 
+_EXACT = Context(prec=NUMERIC_DIGITS_BEFORE + NUMERIC_DIGITS_AFTER, Emax=MAX_EMAX, Emin=MIN_EMIN)
+"""Decimal's own context would round to 28 digits."""
+
+
 def _fit_numeric(wire: Wire, column: ColumnType) -> None:
     if column.precision is None or column.scale is None:
         return
     value = Decimal(str(wire))
     if not value:
         return
-    exponent = value.normalize().as_tuple().exponent
+    exponent = value.normalize(_EXACT).as_tuple().exponent
     if isinstance(exponent, int) and -exponent > column.scale:
-        raise BadValue(f"takes at most {column.scale} digits after the point")
+        raise BadValue(
+            f"takes at most {column.scale} digits after the point"
+            if column.scale >= 0
+            else f"takes multiples of {10**-column.scale}"
+        )
     whole = column.precision - column.scale
     if value.adjusted() >= whole:
-        raise BadValue(f"takes at most {whole} digits before the point")
+        raise BadValue(
+            f"takes at most {whole} digits before the point" if whole >= 0 else f"takes numbers nearer to zero than 1e{whole}"
+        )
 
 
 def _numeric_schema(column: ColumnType) -> dict[str, Any]:
-    if column.precision is None or column.scale is None or not 0 <= column.scale <= column.precision:
+    if column.precision is None or column.scale is None:
         return {"anyOf": [{"type": "string", "pattern": "^-?[0-9]{1,40}(\\.[0-9]{1,40})?$"}, {"type": "number"}]}
     whole, places = column.precision - column.scale, column.scale
-    before = f"[0-9]{{1,{whole}}}" if whole else "0"
-    after = f"(\\.[0-9]{{1,{places}}})?" if places else ""
-    bound = 10**whole - (1 if not places else 0)
-    number: dict[str, Any] = {"type": "number", "exclusiveMinimum": -(10**whole), "exclusiveMaximum": 10**whole}
-    if not places:
-        number = {"type": "integer", "minimum": -bound, "maximum": bound}
+    if places <= 0:
+        step = 10**-places
+        number: dict[str, Any] = {"type": "integer", "minimum": step - 10**whole, "maximum": 10**whole - step, "multipleOf": step}
     else:
-        number["multipleOf"] = float(f"1e-{places}")
-    return {"anyOf": [{"type": "string", "pattern": f"^-?{before}{after}$"}, number]}
+        end = 10**whole if whole >= 0 else float(f"1e{whole}")
+        number = {"type": "number", "exclusiveMinimum": -end, "exclusiveMaximum": end, "multipleOf": float(f"1e-{places}")}
+    return {"anyOf": [{"type": "string", "pattern": f"^-?{_digits_pattern(column.precision, places)}$"}, number]}
+
+
+def _digits_pattern(precision: int, scale: int) -> str:
+    """The digits that numeric(precision, scale) holds: a negative scale rounds before the point."""
+    whole = precision - scale
+    if scale < 0:
+        return f"(0|[1-9][0-9]{{0,{precision - 1}}}0{{{-scale}}})"
+    if whole < 0:
+        return f"0(\\.0{{{-whole}}}[0-9]{{1,{precision}}})?"
+    return (f"[0-9]{{1,{whole}}}" if whole else "0") + (f"(\\.[0-9]{{1,{scale}}})?" if scale else "")
 
 
 # --- floating point ----------------------------------------------------------------------------------------------------
@@ -374,8 +398,11 @@ def _load_float(value: Any, column: ColumnType) -> float:
 
 
 def _float_schema(column: ColumnType) -> dict[str, Any]:
-    greatest = FLOAT_RANGE[column.name][1]
-    return {"type": "number", "minimum": -greatest, "maximum": greatest}
+    smallest, greatest = FLOAT_RANGE[column.name]
+    schema: dict[str, Any] = {"type": "number", "minimum": -greatest, "maximum": greatest}
+    if column.name == "float4":  # a double can be too small for it
+        schema["anyOf"] = [{"minimum": smallest}, {"maximum": -smallest}, {"const": 0}]
+    return schema
 
 
 # --- text --------------------------------------------------------------------------------------------------------------
@@ -395,6 +422,15 @@ def _parse_text(text: str, _type: ColumnType) -> str:
 def _fit_text(wire: Wire, column: ColumnType) -> None:
     if column.length is not None and len(str(wire)) > column.length:
         raise BadValue(f"takes at most {column.length} characters")
+
+
+def _fit_name(wire: Wire, _type: ColumnType) -> None:
+    if len(str(wire).encode()) > NAME_BYTES:
+        raise BadValue(f"takes at most {NAME_BYTES} bytes")
+
+
+def _name_schema(_type: ColumnType) -> dict[str, Any]:
+    return {"type": "string", "maxLength": NAME_BYTES // 4}  # a schema counts characters, of which each may take four bytes
 
 
 def _text_schema(column: ColumnType) -> dict[str, Any]:
@@ -418,12 +454,16 @@ def _grammar(pattern: re.Pattern[str], takes: str, check: Callable[[str], str] =
     return parse
 
 
+_NO_TEXT = "\0"
+"""What no type takes: parsed in place of a value that is no string, for the message that says what the type does take."""
+
+
 def _load_by(parse: Callable[[str, ColumnType], Wire]) -> Callable[[Any, ColumnType], Wire]:
     """The JSON loader of a type whose JSON form is the string that `parse` takes."""
 
     def load(value: Any, column: ColumnType) -> Wire:
         if not isinstance(value, str):
-            return parse("", column) if parse is not _parse_text else _load_text(value, column)
+            return parse(_NO_TEXT, column) if parse is not _parse_text else _load_text(value, column)
         _refuse_nul(value)
         return parse(value, column)
 
@@ -456,16 +496,16 @@ def _check_network(text: str) -> str:
     return text
 
 
-_parse_timestamp_tz_strict = _grammar(
-    _TIMESTAMP_TZ, 'a time with an offset (RFC 3339), such as "2024-05-01T12:00:00Z"', _check_timestamp_tz
-)
+def _with_offset(parse: Callable[[str, ColumnType], str], schema: Callable[[ColumnType], dict[str, Any]]) -> Scalar:
+    """A row whose text ends in an offset from UTC.
 
+    In a query string a "+" that was not percent-encoded arrives as a blank: "…T12:00:00 02:00" can only mean an offset.
+    """
 
-def _parse_timestamp_tz(text: str, column: ColumnType) -> str:
-    # In a query string a "+" that was not percent-encoded arrives as a blank: "…T12:00:00 02:00" can only mean an offset.
-    if len(text) > 6 and text[-6] == " " and text[10:11] in "Tt":
-        text = f"{text[:-6]}+{text[-5:]}"
-    return _parse_timestamp_tz_strict(text, column)
+    def parse_in_url(text: str, column: ColumnType) -> str:
+        return parse(f"{text[:-6]}+{text[-5:]}" if text[-6:-5] == " " else text, column)
+
+    return Scalar(Family.TIME, "text", parse_in_url, _load_by(parse), "natural", schema, _fit_time, _string_schema())
 
 
 def _fit_time(wire: Wire, column: ColumnType) -> None:
@@ -492,6 +532,41 @@ def _fit_fixed_bits(wire: Wire, column: ColumnType) -> None:
 
 def _string_schema(**keywords: Any) -> Callable[[ColumnType], dict[str, Any]]:
     return lambda _type: {"type": "string", **keywords}
+
+
+_DAY = (
+    "(000[1-9]|00[1-9][0-9]|0[1-9][0-9]{2}|[1-9][0-9]{3})-"
+    "((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)|02-(0[1-9]|1[0-9]|2[0-8]))"
+)
+"""A day of the years 1 to 9999, but for 29 February, of which a pattern cannot tell in which years it is."""
+_OF_DAY = "([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
+
+
+def _fraction_pattern(column: ColumnType) -> str:
+    digits = 6 if column.second_digits is None else column.second_digits
+    return f"(\\.[0-9]{{1,{digits}}})?" if digits else ""
+
+
+def _timestamp_schema(column: ColumnType) -> dict[str, Any]:
+    return {"type": "string", "pattern": f"^{_DAY}T{_OF_DAY}{_fraction_pattern(column)}$"}
+
+
+def _timestamp_tz_schema(column: ColumnType) -> dict[str, Any]:
+    return {"type": "string", "format": "date-time", "pattern": f":[0-5][0-9]{_fraction_pattern(column)}([Zz]|[+-][0-9:]{{5}})$"}
+
+
+def _time_schema(column: ColumnType) -> dict[str, Any]:
+    return {"type": "string", "pattern": f"^{_OF_DAY}{_fraction_pattern(column)}$"}
+
+
+def _time_tz_schema(column: ColumnType) -> dict[str, Any]:
+    offset = "(Z|[+-](0[0-9]|1[0-3]):[0-5][0-9])"
+    return {"type": "string", "pattern": f"^{_OF_DAY}{_fraction_pattern(column)}{offset}$"}
+
+
+def _bits_schema(column: ColumnType) -> dict[str, Any]:
+    least, greatest = (column.length or 1, column.length or 1) if column.name == "bit" else (1, column.length or "")
+    return {"type": "string", "pattern": f"^[01]{{{least},{greatest}}}$"}
 
 
 # --- bytes and JSON ----------------------------------------------------------------------------------------------------
@@ -574,7 +649,7 @@ _RANGE = _textual(Family.RANGE, _parse_text, _string_schema())
 _TIMESTAMP_ROW = _textual(
     Family.TIME,
     _grammar(_TIMESTAMP, 'a date and time without an offset (ISO 8601), such as "2024-05-01T12:00:00"', _check_timestamp),
-    _string_schema(pattern="^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9]{1,6})?$"),
+    _timestamp_schema,
     _fit_time,
     "natural",
 )
@@ -603,7 +678,8 @@ TYPES: dict[str, Scalar] = {
     "varchar": _TEXT,
     "bpchar": _TEXT,
     "citext": _TEXT,
-    "name": _TEXT,
+    "name": _textual(Family.TEXT, _parse_text, _name_schema, _fit_name, "natural"),
+    "char": _textual(Family.ORDERED, _grammar(_BYTE, "one character of ASCII"), _string_schema(pattern="^[ -~]?$")),
     "uuid": _textual(Family.UUID, _grammar(_UUID, "a UUID"), _string_schema(format="uuid"), json="natural"),
     "enum": _textual(Family.ENUM, _parse_enum, _enum_schema, json="natural", answer_schema=_enum_schema),
     "date": _textual(
@@ -613,27 +689,31 @@ TYPES: dict[str, Scalar] = {
         json="natural",
     ),
     "timestamp": _TIMESTAMP_ROW,
-    "timestamptz": _textual(Family.TIME, _parse_timestamp_tz, _string_schema(format="date-time"), _fit_time, "natural"),
+    "timestamptz": _with_offset(
+        _grammar(_TIMESTAMP_TZ, 'a time with an offset (RFC 3339), such as "2024-05-01T12:00:00Z"', _check_timestamp_tz),
+        _timestamp_tz_schema,
+    ),
     "time": _textual(
         Family.TIME,
         _grammar(_TIME, 'a time of day (ISO 8601), such as "12:00:00"', _check_time),
-        _string_schema(pattern="^([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,6})?$"),
+        _time_schema,
         _fit_time,
         "natural",
     ),
-    "timetz": _textual(
-        Family.TIME,
-        _grammar(_TIME_TZ, 'a time of day with an offset, such as "12:00:00+02:00"', _check_time),
-        _string_schema(pattern="^([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,6})?(Z|[+-](0[0-9]|1[0-3]):[0-5][0-9])$"),
-        _fit_time,
-        "natural",
+    "timetz": _with_offset(
+        _grammar(_TIME_TZ, 'a time of day with an offset, such as "12:00:00+02:00"', _check_time), _time_tz_schema
     ),
     "interval": _textual(
         Family.TIME,
         _grammar(_INTERVAL, 'a duration (ISO 8601), such as "P1DT2H"'),
         _string_schema(pattern="^P[0-9]{1,6}DT[0-9]{1,6}H[0-9]{1,6}M[0-9]{1,6}S$"),
     ),
-    "inet": _textual(Family.NETWORK, _grammar(_ADDRESS, "an IP address", _check_interface), _string_schema(format="ipv4")),
+    "inet": _textual(
+        Family.NETWORK,
+        _grammar(_ADDRESS, "an IP address", _check_interface),
+        _string_schema(format="ipv4"),
+        json="natural",  # a cast to text would add a /32 that was not sent
+    ),
     "cidr": _textual(
         Family.NETWORK, _grammar(_ADDRESS, "a network, such as 10.0.0.0/8", _check_network), _string_schema(format="ipv4")
     ),
@@ -643,8 +723,8 @@ TYPES: dict[str, Scalar] = {
     "macaddr8": _textual(
         Family.NETWORK, _grammar(_MAC8, "an EUI-64 address"), _string_schema(pattern="^[0-9a-f]{2}(:[0-9a-f]{2}){7}$")
     ),
-    "bit": _textual(Family.ORDERED, _grammar(_BITS, "bits, such as 0101"), _string_schema(), _fit_fixed_bits),
-    "varbit": _textual(Family.ORDERED, _grammar(_BITS, "bits, such as 0101"), _string_schema(pattern="^[01]+$"), _fit_bits),
+    "bit": _textual(Family.ORDERED, _grammar(_BITS, "bits, such as 0101"), _bits_schema, _fit_fixed_bits),
+    "varbit": _textual(Family.ORDERED, _grammar(_BITS, "bits, such as 0101"), _bits_schema, _fit_bits),
     "bytea": Scalar(
         Family.BINARY,
         "bytea",

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import deque
 from collections.abc import Coroutine
 from typing import Any, TypeAlias
 
@@ -34,6 +33,8 @@ SESSION = {
 CONNECT_TIMEOUT_SECONDS = 5.0
 STATEMENTS_PER_CONNECTION = 500
 MAINTENANCE_SECONDS = 5.0
+SHORTEST_MAINTENANCE_SECONDS = 0.1
+GOODBYE_SECONDS = 1.0
 
 
 class PoolOptions(msgspec.Struct, frozen=True):
@@ -55,22 +56,26 @@ class _Idle(msgspec.Struct):
 
 
 class Pool:
-    """Connections to one database. Used from one event loop; `open` before and `close` after."""
+    """Connections to one database. Used from one event loop; `open` before and `close` after.
+
+    A connection is idle, in use, or being opened, and counts towards the maximum in each. Who finds none idle waits in line;
+    whatever comes free or is opened goes to the first in line, and an opening that fails is told to the first in line.
+    """
 
     def __init__(self, options: PoolOptions) -> None:
         self.options = options
         self._idle: list[_Idle] = []
-        self._waiting: deque[asyncio.Future[Connection]] = deque()
-        self._size = 0
         self._in_use: set[Connection] = set()
+        self._openings: set[asyncio.Task[None]] = set()
+        self._waiting: dict[asyncio.Future[Connection], None] = {}  # in order of arrival; a dict, for who leaves the line early
+        self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
         self._all_back = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def size(self) -> int:
         """Connections open or being opened."""
-        return self._size
+        return len(self._idle) + len(self._in_use) + len(self._openings)
 
     @property
     def idle(self) -> int:
@@ -85,34 +90,38 @@ class Pool:
         """Connects the minimum. Raises the driver's exception where the database cannot be reached."""
         opened = await asyncio.gather(*(self._connect() for _ in range(self.options.minimum)), return_exceptions=True)
         now = time.monotonic()
-        for outcome in opened:
-            if not isinstance(outcome, BaseException):
-                self._size += 1
-                self._idle.append(_Idle(outcome, now))
+        self._idle += [_Idle(outcome, now) for outcome in opened if not isinstance(outcome, BaseException)]
         for outcome in opened:
             if isinstance(outcome, BaseException):
                 await self.close()
                 raise outcome
-        self._spawn(self._maintain())
+        self._spawn(self._maintain(), self._tasks)
 
     async def close(self, timeout_seconds: float = 5) -> None:
-        """Closes what is idle now and what is in use as it comes back; what has not come back in time is cut."""
+        """Closes what is idle now and what is in use as it comes back; what has not come back in time is cut.
+
+        Takes `timeout_seconds` and little more than one more at the most, whatever the server does.
+        """
         self._closing = True
-        for task in list(self._tasks):
-            task.cancel()
-        while self._waiting:
-            waiter = self._waiting.popleft()
+        for waiter in self._waiting:
             if not waiter.done():
                 waiter.set_exception(Unavailable("The service is stopping."))
         idle, self._idle = self._idle, []
-        for entry in idle:
-            with contextlib.suppress(Exception):  # a dead server cannot be told goodbye
-                await entry.connection.close(timeout=1)
-            self._size -= 1
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*(_say_goodbye(entry.connection) for entry in idle), self._opened())
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._drained(), timeout_seconds)
-        for connection in list(self._in_use):
+        for connection in self._in_use:
             connection.terminate()
+
+    async def _opened(self) -> None:
+        """Lets what is being opened come to its end, for asyncpg can leave a connection behind whose opening is cancelled."""
+        openings = list(self._openings)
+        if openings:
+            await asyncio.wait(openings, timeout=GOODBYE_SECONDS)
+        for task in openings:
+            task.cancel()
 
     async def _drained(self) -> None:
         self._all_back.clear()
@@ -127,30 +136,92 @@ class Pool:
             if not connection.is_closed():
                 self._in_use.add(connection)
                 return connection
-            self._size -= 1
         if self._closing:
             raise Unavailable("The service is stopping.")
-        if self._size < self.options.maximum:
-            return await self._open_one()
         return await self._wait()
 
     def release(self, connection: Connection, in_doubt: bool = False) -> None:
-        """Takes a connection back at once. `in_doubt` says that a statement may still run on it: it is thrown away."""
-        self._in_use.discard(connection)
+        """Takes a connection back at once. `in_doubt` says that a statement may still run on it: it is thrown away.
+
+        Raises KeyError for one that is not in use: two callers would come to share it.
+        """
+        self._in_use.remove(connection)
         if self._closing and not self._in_use:
             self._all_back.set()
-        if in_doubt or self._closing or connection.is_closed():
+        if in_doubt or connection.is_closed():
             connection.terminate()
-            self._size -= 1
-            self._replace_for_waiter()
+            self._open_for_waiters()
+        else:
+            self._put(connection)
+
+    def _put(self, connection: Connection) -> None:
+        """A connection that is free goes to the first in line, or rests."""
+        if self._closing:
+            connection.terminate()
             return
+        waiter = self._next_waiter()
+        if waiter is None:
+            self._idle.append(_Idle(connection, time.monotonic()))
+        else:
+            self._in_use.add(connection)
+            waiter.set_result(connection)
+
+    def _next_waiter(self) -> asyncio.Future[Connection] | None:
         while self._waiting:
-            waiter = self._waiting.popleft()
+            waiter = next(iter(self._waiting))
+            del self._waiting[waiter]
             if not waiter.done():
-                self._in_use.add(connection)
-                waiter.set_result(connection)
-                return
-        self._idle.append(_Idle(connection, time.monotonic()))
+                return waiter
+        return None
+
+    async def _wait(self) -> Connection:
+        waiter: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
+        self._waiting[waiter] = None
+        self._open_for_waiters()
+        try:
+            async with asyncio.timeout(self.options.acquire_timeout_seconds):
+                return await waiter
+        except TimeoutError:
+            self._give_back(waiter)
+            reason = "Every database connection is busy." if self._in_use else "The database could not be reached in time."
+            raise Unavailable(reason) from None
+        except asyncio.CancelledError:
+            self._give_back(waiter)
+            raise
+        finally:
+            self._waiting.pop(waiter, None)
+
+    def _give_back(self, waiter: asyncio.Future[Connection]) -> None:
+        """A waiter that left: the connection that it was handed at the same moment is not lost."""
+        if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+            self.release(waiter.result())
+
+    def _open_for_waiters(self) -> None:
+        """Opens as many as wait and none is being opened for, as far as there is room."""
+        lacking = len(self._waiting) - len(self._openings)
+        self._open_more(min(lacking, self.options.maximum - self.size))
+
+    def _open_more(self, count: int) -> None:
+        for _ in range(0 if self._closing else count):
+            self._spawn(self._open_one(), self._openings)
+
+    async def _open_one(self) -> None:
+        """Goes on when the caller that it was begun for has given up: the next one, or the idle, will have its connection."""
+        fault: Exception | None = None
+        connection: Connection | None = None
+        try:
+            connection = await self._connect()
+        except Exception as raised:  # noqa: BLE001 - whatever it is, the first in line is told
+            fault = raised
+        finally:
+            if task := asyncio.current_task():
+                self._openings.discard(task)
+        if connection is not None:
+            self._put(connection)
+        elif fault is not None:
+            if waiter := self._next_waiter():
+                waiter.set_exception(fault)
+            self._open_for_waiters()
 
     async def _connect(self) -> Connection:
         options = self.options
@@ -170,76 +241,29 @@ class Pool:
         )
         return connection
 
-    async def _open_one(self) -> Connection:
-        self._size += 1
-        try:
-            async with asyncio.timeout(self.options.acquire_timeout_seconds):
-                connection = await self._connect()
-        except TimeoutError:
-            self._size -= 1
-            self._replace_for_waiter()
-            raise Unavailable("The database could not be reached in time.") from None
-        except BaseException:
-            self._size -= 1
-            raise
-        self._in_use.add(connection)
-        return connection
-
-    async def _wait(self) -> Connection:
-        waiter: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiter)
-        try:
-            async with asyncio.timeout(self.options.acquire_timeout_seconds):
-                return await waiter
-        except TimeoutError:
-            self._give_back(waiter)
-            raise Unavailable("Every database connection is busy.") from None
-        except asyncio.CancelledError:
-            self._give_back(waiter)
-            raise
-
-    def _give_back(self, waiter: asyncio.Future[Connection]) -> None:
-        """A waiter that left: the connection that it was handed at the same moment is not lost."""
-        if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-            self.release(waiter.result())
-
-    def _replace_for_waiter(self) -> None:
-        if any(not waiter.done() for waiter in self._waiting) and self._size < self.options.maximum and not self._closing:
-            self._spawn(self._connect_for_waiter())
-
-    async def _connect_for_waiter(self) -> None:
-        with contextlib.suppress(Exception):  # the waiter's own time-out tells its caller
-            self.release(await self._open_one())
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None], kept: set[asyncio.Task[None]]) -> None:
         task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        kept.add(task)
+        task.add_done_callback(kept.discard)
 
     async def _maintain(self) -> None:
         """Closes what idled too long above the minimum, drops what the server closed, and keeps the minimum open."""
         while True:
-            await asyncio.sleep(min(MAINTENANCE_SECONDS, self.options.idle_seconds))
+            await asyncio.sleep(min(MAINTENANCE_SECONDS, max(self.options.idle_seconds, SHORTEST_MAINTENANCE_SECONDS)))
             horizon = time.monotonic() - self.options.idle_seconds
+            self._idle = [entry for entry in self._idle if not entry.connection.is_closed()]
+            surplus = self.size - self.options.minimum
             kept: list[_Idle] = []
-            surplus = self._size - self.options.minimum
             for entry in self._idle:
-                if entry.connection.is_closed():
-                    self._size -= 1
-                elif surplus > 0 and entry.since < horizon:
+                if surplus > 0 and entry.since < horizon:
                     surplus -= 1
-                    self._size -= 1
-                    self._spawn(_say_goodbye(entry.connection))
+                    self._spawn(_say_goodbye(entry.connection), self._tasks)
                 else:
                     kept.append(entry)
             self._idle = kept
-            while self._size < self.options.minimum:
-                try:
-                    self.release(await self._open_one())
-                except Exception:  # noqa: BLE001 - the database is away; the next round tries again
-                    break
+            self._open_more(self.options.minimum - self.size)
 
 
 async def _say_goodbye(connection: Connection) -> None:
     with contextlib.suppress(Exception):
-        await connection.close(timeout=1)
+        await connection.close(timeout=GOODBYE_SECONDS)

@@ -11,7 +11,8 @@ from typing import Literal
 import asyncpg
 import msgspec
 
-from gateway.errors import Conflict, DatabaseTimeout, GatewayError, InternalError, Unavailable, ValidationFailed
+from gateway.errors import Conflict, DatabaseTimeout, Forbidden, GatewayError, InternalError, Unavailable, ValidationFailed
+from gateway.query.compile import REFUSED
 
 ViolationKind = Literal["not_null", "foreign", "unique", "check", "exclusion", "value"]
 
@@ -59,6 +60,9 @@ VIOLATIONS: dict[str, tuple[ViolationKind, str]] = {
 }
 """SQLSTATE: what was wrong, and what the caller is told of the field."""
 
+SQL_OR_VALUE = frozenset({"42601", "42602", "42704", "42883", "42P01", "3F000"})
+"""SQLSTATEs of wrong SQL that the input functions of some types raise too."""
+
 ERRORS: dict[str, tuple[type[GatewayError], str]] = {
     "57014": (DatabaseTimeout, ""),
     "55P03": (Unavailable, "The row is being changed by another request; try again."),
@@ -67,12 +71,17 @@ ERRORS: dict[str, tuple[type[GatewayError], str]] = {
     "53": (Unavailable, "The database is out of resources."),
     "57P": (Unavailable, "The database is restarting."),
     "58": (Unavailable, "The database has trouble with its storage."),
+    "28": (Unavailable, "The database cannot be reached."),
+    "3D": (Unavailable, "The database cannot be reached."),
+    "42P01": (Unavailable, "The database has changed; the service must be started again."),
+    "42703": (Unavailable, "The database has changed; the service must be started again."),
+    "3F": (Unavailable, "The database has changed; the service must be started again."),
     "25006": (Unavailable, "The database takes no writes now."),
     "22": (ValidationFailed, "A value is not one that the database takes."),
     "23": (Conflict, "The request conflicts with what is stored."),
     "54": (ValidationFailed, "The request is too large for the database."),
     "0A000": (ValidationFailed, "The database cannot do this with a column of this kind."),
-    "P0001": (ValidationFailed, "A rule of the database refused the request."),
+    "P0": (ValidationFailed, "A rule of the database refused the request."),
 }
 """SQLSTATE, or the beginning of one: the longest that fits decides. Anything else is a bug of ours."""
 
@@ -82,10 +91,10 @@ def translate(fault: BaseException, writing: bool) -> Exception:
     match fault:
         case GatewayError():
             return fault
+        case _ if _is_our_bug(fault):
+            return InternalError()
         case asyncpg.PostgresError() if fault.sqlstate:
             return _from_sqlstate(fault, str(fault.sqlstate))
-        case asyncpg.InternalClientError() | asyncpg.InterfaceError() if _is_our_bug(fault):
-            return InternalError()
         case TimeoutError() | asyncpg.InterfaceError() | OSError() | asyncpg.InternalClientError():
             return Unavailable(
                 "The database did not answer; whether the write took place is not known."
@@ -97,13 +106,21 @@ def translate(fault: BaseException, writing: bool) -> Exception:
 
 
 def _is_our_bug(fault: BaseException) -> bool:
-    """A value that the driver cannot encode was let through by us: it never reached the database."""
-    return isinstance(fault, asyncpg.DataError | ValueError)
+    """A value that the driver cannot encode was let through by us: it never reached the database, which gives a severity."""
+    return isinstance(fault, ValueError) or (isinstance(fault, asyncpg.DataError) and not getattr(fault, "severity", None))
+
+
+def _is_about_a_value(fault: asyncpg.PostgresError, state: str) -> bool:
+    """Whether a fault that tells of SQL was met in reading a value, such as a tsvector's or a regclass's text: then it has
+    no place in the statement or in a function."""
+    return state in SQL_OR_VALUE and not any(getattr(fault, part, None) for part in ("position", "internal_position", "context"))
 
 
 def _from_sqlstate(fault: asyncpg.PostgresError, state: str) -> Exception:
-    if state in VIOLATIONS:
-        kind, message = VIOLATIONS[state]
+    if state == "22P02" and REFUSED in str(fault):
+        return Forbidden("The row would be outside of what you may write; nothing was written.")
+    if state in VIOLATIONS or _is_about_a_value(fault, state):
+        kind, message = VIOLATIONS.get(state, VIOLATIONS["22P02"])
         return Violation(
             Refusal(
                 kind,
@@ -118,4 +135,7 @@ def _from_sqlstate(fault: asyncpg.PostgresError, state: str) -> Exception:
         if state[:length] in ERRORS:
             error, message = ERRORS[state[:length]]
             return error(message)
+    if isinstance(fault, asyncpg.UnknownPostgresError):  # a code that a trigger's author made up
+        error, message = ERRORS["P0"]
+        return error(message)
     return InternalError()

@@ -89,12 +89,20 @@ class Bound(msgspec.Struct, frozen=True):
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """What this caller may do here. None means no limit. `name` tells one grant's shapes from another's."""
+    """What this caller may do in one operation on one resource. None means no limit.
+
+    `rows` are those that the operation reaches; what a create or patch leaves behind must be among them too. An answer shows
+    `read_fields` of a row that is among `seen_rows`, and nothing of one unless `readable`. `set` are the fields that the
+    gateway writes itself, with their wire values; they are not among `write_fields`.
+    """
 
     name: str = "everything"
+    readable: bool = True
     read_fields: frozenset[str] | None = None
     write_fields: frozenset[str] | None = None
     rows: Bound | None = None
+    seen_rows: Bound | None = None
+    set: tuple[tuple[str, Any], ...] = ()
 
 
 EVERYTHING = Grant()
@@ -162,9 +170,10 @@ class Assignment(msgspec.Struct, frozen=True):
 
 
 class WriteShape(msgspec.Struct, frozen=True):
-    """A create, patch or delete. Values: one for each field (a merge's own), the key's parts, the row rule's.
+    """A create, patch or delete. `fields` are those of the answer; without any the answer shows nothing of the row.
 
-    `fields` are those of the answer.
+    `where` holds of the row before the write, `check` of the row after it, or nothing is written; the answer shows the row
+    where `seen` holds of it. Values: one for each assignment (a merge's own), the key's parts, those of the three filters.
     """
 
     operation: Literal["create", "patch", "delete"]
@@ -172,6 +181,8 @@ class WriteShape(msgspec.Struct, frozen=True):
     assigned: tuple[Assignment, ...]
     fields: tuple[str, ...]
     where: Filter | None = None
+    check: Filter | None = None
+    seen: Filter | None = None
 
 
 class RowPlan(msgspec.Struct, frozen=True):

@@ -88,35 +88,63 @@ def compile_get(shape: GetShape, resource: Resource) -> str:
 def compile_write(shape: WriteShape, resource: Resource) -> str:
     """A create answers the row's JSON and its key as a JSON array, a patch the row's JSON, a delete just that there was a row."""
     parameters = _Parameters()
+    table = f"{qualified(resource)} AS t"
     assigned = [(resource.fields[assignment.field], assignment.merge) for assignment in shape.assigned]
     if shape.operation == "create":
         columns = ", ".join(quote(field.column) for field, _ in assigned)
         given = ", ".join(_cast(parameters.next(), field.type) for field, _ in assigned)
         values = f"({columns}) VALUES ({given})" if assigned else "DEFAULT VALUES"
-        write = f"INSERT INTO {qualified(resource)} AS t {values} RETURNING t.*"
-        return f"WITH w AS ({write}) " + _rows_as_json(shape.fields, resource, " FROM w AS t", _key_as_json(resource))
+        return _answering(f"INSERT INTO {table} {values} RETURNING t.*", shape, resource, parameters)
     changes = ", ".join(_change(field, merge, parameters) for field, merge in assigned)
     conditions = _key_conditions(resource, parameters)
     rule = _where(shape.where, resource, parameters)
     matching = _and([*conditions, *([rule] if rule else [])])
     if shape.operation == "delete":
-        return f"DELETE FROM {qualified(resource)} AS t{matching} RETURNING 1"
-    write = f"UPDATE {qualified(resource)} AS t SET {changes}{matching} RETURNING t.*"
-    return f"WITH w AS ({write}) " + _rows_as_json(shape.fields, resource, " FROM w AS t")
+        return f"DELETE FROM {table}{matching} RETURNING 1"
+    return _answering(f"UPDATE {table} SET {changes}{matching} RETURNING t.*", shape, resource, parameters)
+
+
+REFUSED = "gateway: the row is outside the grant"
+"""What PostgreSQL's error says when a written row fails its check: the statement undoes itself, in one round trip."""
+
+
+def _answering(write: str, shape: WriteShape, resource: Resource, parameters: _Parameters) -> str:
+    """A write, then what it answers: the row, shown where it may be, and for a create its key.
+
+    A row that fails its check makes the statement fail, and with it the write. The text that is no integer begins with a
+    random number, so that the planner cannot read it beforehand.
+    """
+    check, seen = _where(shape.check, resource, parameters), _where(shape.seen, resource, parameters)
+    beside = [f"{_key_as_json(resource)} AS k"] if shape.operation == "create" else []
+    beside += [f"{seen} AS s"] if seen else []
+    beside += [f"CASE WHEN {check} THEN 0 ELSE (random()::text || ' {REFUSED}')::integer END AS g"] if check else []
+    if not beside:
+        return f"WITH w AS ({write}) " + _rows_as_json(shape.fields, resource, " FROM w AS t")
+    shown = [resource.fields[name] for name in shape.fields]
+    columns = ", ".join([*(f"{_out(field)} AS c{position}" for position, field in enumerate(shown)), *beside])
+    named = ", ".join(f"i.c{position} AS {quote(field.name)}" for position, field in enumerate(shown))
+    row = "row_to_json(r.*)" if shown else "'{}'::json"
+    answer = [f"CASE WHEN i.s THEN {row} ELSE '{{}}'::json END" if seen else row]
+    answer += [f"i.{column.rsplit(' ', 1)[1]}" for column in beside if not column.endswith(" s")]
+    source = f" FROM (SELECT {columns} FROM w AS t) AS i CROSS JOIN LATERAL (SELECT {named}) AS r"
+    return f"WITH w AS ({write}) SELECT {', '.join(answer)}{source}"
 
 
 def _rows_as_json(fields: Iterable[str], resource: Resource, rest: str, beside: str = "") -> str:
     """`rest` begins with FROM and names the table `t`; `beside` is one more column.
 
     The rows are made before they become JSON, so that a sort carries columns, not texts; a subquery keeps its order.
+    `r.*` is the row even where a field is called `r`, which a bare `r` would mean instead.
     """
     shown = [resource.fields[name] for name in fields]
     if not beside:
         columns = ", ".join(f"{_out(field)} AS {quote(field.name)}" for field in shown)
-        return f"SELECT row_to_json(r) FROM (SELECT {columns}{rest}) AS r"
+        return f"SELECT row_to_json(r.*) FROM (SELECT {columns}{rest}) AS r"
     columns = "".join(f"{_out(field)} AS c{position}, " for position, field in enumerate(shown))
     named = ", ".join(f"i.c{position} AS {quote(field.name)}" for position, field in enumerate(shown))
-    return f"SELECT row_to_json(r), i.k FROM (SELECT {columns}{beside} AS k{rest}) AS i CROSS JOIN LATERAL (SELECT {named}) AS r"
+    return (
+        f"SELECT row_to_json(r.*), i.k FROM (SELECT {columns}{beside} AS k{rest}) AS i CROSS JOIN LATERAL (SELECT {named}) AS r"
+    )
 
 
 def _and(conditions: list[str]) -> str:
@@ -225,6 +253,10 @@ def _comparison(node: Comparison, field: Field, parameters: _Parameters) -> str:
         key = parameters.next() + ("::text[]" if operator.arity == "list" else "::text")
         return f"({operator.json_sql.format(x=f'{column}::jsonb', a=key)})"
     operands = [_operand(operator, field.type, parameters) for _ in range(_OPERANDS[operator.arity])]
+    if field.type.family is Family.OTHER:
+        column = f"{column}::text"  # SQL calls a composite value null when all its parts are
+    if field.type.array and operands:
+        column = f"{column}::{field.type.sql}[]"  # an array of a domain has no operators with one of the domain's base type
     return f"({operator.sql.format(x=column, **dict(zip('ab', operands, strict=False)))})"
 
 
@@ -298,7 +330,7 @@ class _Key:
 
     def __init__(self, key: SortKey, field: Field, null: bool, parameters: _Parameters) -> None:
         cast = f"{field.type.sql}[]" if field.type.array else field.type.sql
-        self.column = f"t.{quote(field.column)}"
+        self.column = f"t.{quote(field.column)}" + (f"::{cast}" if field.type.array else "")
         self.nullable = field.nullable
         self.descending = key.descending
         self.nulls_first = key.nulls_first

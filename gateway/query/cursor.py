@@ -43,7 +43,11 @@ def fingerprint(*parts: Any) -> bytes:
 def encode_cursor(cursor: Cursor) -> str:
     """The cursor as URL-safe text without padding."""
     body = _encode(cursor)
-    return base64.urlsafe_b64encode(body + zlib.crc32(body).to_bytes(4)).rstrip(b"=").decode()
+    return _as_text(body + zlib.crc32(body).to_bytes(4))
+
+
+def _as_text(packed: bytes) -> str:
+    return base64.urlsafe_b64encode(packed).rstrip(b"=").decode()
 
 
 def decode_cursor(text: str, expected: bytes, keys: int) -> Cursor:
@@ -54,6 +58,8 @@ def decode_cursor(text: str, expected: bytes, keys: int) -> Cursor:
         packed = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
         body, checksum = packed[:-4], packed[-4:]
         if len(packed) <= 4 or zlib.crc32(body).to_bytes(4) != checksum:
+            raise BadCursor("is damaged; start again without it")
+        if _as_text(packed) != text:  # base64 has several spellings of the same bytes; ours is the one
             raise BadCursor("is damaged; start again without it")
         cursor = _decode(body)
     except (UnicodeEncodeError, binascii.Error, msgspec.DecodeError, UnicodeDecodeError):

@@ -15,7 +15,7 @@ from typing import Any
 from gateway.catalog.model import Bounds, Field, Resource
 from gateway.catalog.types import BadValue, ColumnType, Family, Wire
 from gateway.errors import Forbidden, Problem, ValidationFailed, did_you_mean
-from gateway.query.ast import EVERYTHING, Assignment, Grant, Merge, RowPlan, Values, WriteShape
+from gateway.query.ast import EVERYTHING, Assignment, Bound, Filter, Grant, Merge, RowPlan, Values, WriteShape
 from gateway.query.plan import parse_key, readable_fields
 from gateway.query.strict_json import BadJson, decode_json
 
@@ -43,8 +43,10 @@ def plan_create(resource: Resource, body: bytes, grant: Grant = EVERYTHING) -> R
     ]
     if problems:
         raise ValidationFailed("The body is not valid.", problems)
-    fields = tuple(readable_fields(resource, grant))
-    return RowPlan(WriteShape("create", resource.id, assigned, fields), values)
+    check, check_values = _bound(grant.rows)
+    seen, seen_values = _bound(_seen(grant))
+    shape = WriteShape("create", resource.id, assigned, _answered(resource, grant), check=check, seen=seen)
+    return RowPlan(shape, (*values, *check_values, *seen_values))
 
 
 def plan_patch(resource: Resource, key: tuple[str, ...], body: bytes, merge: bool, grant: Grant = EVERYTHING) -> RowPlan:
@@ -60,15 +62,29 @@ def plan_patch(resource: Resource, key: tuple[str, ...], body: bytes, merge: boo
     assigned, values = _assignments(resource, members, grant, problems, merge)
     if problems:
         raise ValidationFailed("The body is not valid.", problems)
-    fields = tuple(readable_fields(resource, grant))
-    where, rule = (grant.rows.filter, grant.rows.values) if grant.rows else (None, ())
-    return RowPlan(WriteShape("patch", resource.id, assigned, fields, where), (*values, *key_values, *rule))
+    rule, rule_values = _bound(grant.rows)
+    seen, seen_values = _bound(_seen(grant))
+    shape = WriteShape("patch", resource.id, assigned, _answered(resource, grant), where=rule, check=rule, seen=seen)
+    return RowPlan(shape, (*values, *key_values, *rule_values, *rule_values, *seen_values))
 
 
 def plan_delete(resource: Resource, key: tuple[str, ...], grant: Grant = EVERYTHING) -> RowPlan:
     """The plan of a delete. Raises NotFound for a key that cannot be."""
-    where, rule = (grant.rows.filter, grant.rows.values) if grant.rows else (None, ())
+    where, rule = _bound(grant.rows)
     return RowPlan(WriteShape("delete", resource.id, (), (), where), (*parse_key(resource, key), *rule))
+
+
+def _bound(rule: Bound | None) -> tuple[Filter | None, Values]:
+    return (None, ()) if rule is None else (rule.filter, rule.values)
+
+
+def _seen(grant: Grant) -> Bound | None:
+    """The rule that is left to hold before a written row is shown: none where the write's own rule is the same."""
+    return None if grant.seen_rows == grant.rows else grant.seen_rows
+
+
+def _answered(resource: Resource, grant: Grant) -> tuple[str, ...]:
+    return tuple(readable_fields(resource, grant)) if grant.readable else ()
 
 
 def _members(body: bytes) -> dict[str, Any]:
@@ -99,6 +115,9 @@ def _assignments(
         else:
             assigned.append(Assignment(name, merged))
             values += given
+    for name, wire in grant.set:
+        assigned.append(Assignment(name))
+        values.append(wire)
     return tuple(assigned), tuple(values)
 
 
@@ -143,6 +162,8 @@ def _value(field: Field, value: Any, merge: bool) -> tuple[Merge | None, list[An
 
 
 def _merge(patch: Mapping[str, Any], column_type: ColumnType, values: list[Any]) -> Merge:
+    if len(values) > 3 * MAX_MERGE_OBJECTS:
+        raise BadValue(f"merges into more than {MAX_MERGE_OBJECTS} objects; send the whole value as application/json")
     dropped = [key for key, member in patch.items() if member is None]
     objects = {key: member for key, member in patch.items() if isinstance(member, dict)}
     members = {key: member for key, member in patch.items() if member is not None and key not in objects}
@@ -151,8 +172,6 @@ def _merge(patch: Mapping[str, Any], column_type: ColumnType, values: list[Any])
     for key, member in objects.items():
         values.append(key)
         nested.append(_merge(member, column_type, values))
-    if len(values) > 3 * MAX_MERGE_OBJECTS:
-        raise BadValue(f"merges into more than {MAX_MERGE_OBJECTS} objects; send the whole value as application/json")
     return Merge(tuple(nested))
 
 

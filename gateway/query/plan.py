@@ -6,13 +6,14 @@ not show does not exist here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
 import msgspec
 
-from gateway.catalog.build import parse_sort_key, with_key
+from gateway.catalog.build import IDENTIFIER_BYTES, parse_sort_key, with_key
 from gateway.catalog.model import Field, Resource, SortKey
 from gateway.catalog.types import BadValue, ColumnType, Family, Wire
 from gateway.errors import NotFound, Problem, ValidationFailed, did_you_mean
@@ -48,6 +49,9 @@ JSON_KEYS_EXACT = frozenset({Family.NUMBER, Family.TEXT, Family.TIME, Family.UUI
 """Families whose JSON form is also a text form that PostgreSQL reads back as the same value."""
 
 
+_ESCAPED_IN_JSON = re.compile(r'["\\\x00-\x1f]')
+
+
 def readable_fields(resource: Resource, grant: Grant = EVERYTHING) -> Mapping[str, Field]:
     """The fields that this caller may see, by name, in order."""
     if grant.read_fields is None:
@@ -69,6 +73,8 @@ def plan_list(resource: Resource, request: ListRequest, grant: Grant = EVERYTHIN
     fields = _chosen_fields(readable, request.fields, problems)
     limit = _whole_number("limit", request.limit, resource.limit_default, resource.limit_max, problems)
     count = _count(request.count, problems)
+    if count == "estimated" and grant.rows is not None:
+        count = "exact"  # the planner's statistics are made of rows that this caller may not see
     page = _page(request, limit, problems)
     mark = fingerprint(resource.id, sort, where, values)
     after: tuple[bool, ...] | None = None
@@ -81,6 +87,8 @@ def plan_list(resource: Resource, request: ListRequest, grant: Grant = EVERYTHIN
         else:
             backward = cursor.backward
             after = tuple(value is None for value in cursor.values)
+            if any(null and not resource.fields[key.field].nullable for null, key in zip(after, sort, strict=True)):
+                problems.append(Problem("cursor", "is damaged; start again without it"))
             values += tuple(value for value in cursor.values if value is not None)
     if problems:
         raise ValidationFailed("The query is not valid.", problems)
@@ -120,8 +128,13 @@ def _both(where: Filter | None, values: Values, rule: Filter, rule_values: Value
 
 
 def _keys_within(resource: Resource, fields: tuple[str, ...], sort: tuple[SortKey, ...]) -> bool:
-    """Whether a row's JSON carries every sort key in a form that reads back exactly."""
-    return all(key.field in fields and resource.fields[key.field].type.family in JSON_KEYS_EXACT for key in sort)
+    """Whether a row's JSON carries every sort key in a form that reads back exactly, under a name that needs no escape."""
+    return all(
+        key.field in fields
+        and resource.fields[key.field].type.family in JSON_KEYS_EXACT
+        and _ESCAPED_IN_JSON.search(key.field) is None
+        for key in sort
+    )
 
 
 def _where(readable: Mapping[str, Field], request: ListRequest, problems: list[Problem]) -> tuple[Filter | None, Values]:
@@ -207,19 +220,27 @@ class _Resolver:
         field = self.readable.get(name)
         path: tuple[str, ...] = ()
         if field is None:
-            head, dot, rest = name.partition(".")
+            head, rest = self._split(name)
             field = self.readable.get(head)
-            if field is None or not dot:
+            if field is None:
                 raise _Refused(f"{subject}{_unknown(name, self.readable, OPTIONS if not condition.typed else ())}")
             if field.type.family is not Family.JSON:
                 raise _Refused(f'{subject}has a path, but "{head}" is not JSON')
             path = tuple(rest.split("."))
-            if "" in path or "\0" in rest:
+            if "" in path:
                 raise _Refused(f"{subject}has an empty step in its path")
+            if "\0" in rest:
+                raise _Refused(f"{subject}has the character U+0000 in its path, which text cannot hold")
         if not field.filterable:
             allowed = [name for name, other in self.readable.items() if other.filterable]
             raise _Refused(f"{subject}cannot be filtered by; these can: {', '.join(allowed)}")
         return field, path
+
+    def _split(self, name: str) -> tuple[str, str]:
+        """A field's name and what follows its dot: the longest such field's, for a column's own name may have dots."""
+        dots = [place for place, character in enumerate(name[: IDENTIFIER_BYTES + 1]) if character == "."]
+        place = next((place for place in reversed(dots) if name[:place] in self.readable), -1)
+        return ("", "") if place < 0 else (name[:place], name[place + 1 :])
 
     def _operator(self, condition: Condition, field: Field, path: tuple[str, ...]) -> Operator:
         operator = OPERATORS.get(condition.operator)
@@ -234,7 +255,9 @@ class _Resolver:
         if operator.arity == "flag":
             return Comparison(field.name, "null" if self._flag(condition) else "notnull")
         try:
-            if operator.arity == "one":
+            if operator.arity == "list" and self.stands_for_a_value(condition.value):
+                self.values.append(Deferred(condition.value, operator, field.type, is_list=True))
+            elif operator.arity == "one":
                 self.values.append(self._operand(operator, field.type, condition.value, condition.typed))
             else:
                 items = _items(operator, condition)
@@ -246,13 +269,16 @@ class _Resolver:
 
     def _operand(self, operator: Operator, column_type: ColumnType, value: Any, typed: bool) -> Any:
         if self.stands_for_a_value(value):
-            return value
+            return Deferred(value, operator, column_type)
         return _one(operator, column_type, value, typed)
 
     def _on_path(self, condition: Condition, field: Field, path: tuple[str, ...], operator: Operator) -> Comparison:
         self.values.append(list(path))
         if operator.arity == "flag":
             return Comparison(field.name, "null" if self._flag(condition) else "notnull", "text")
+        if self.stands_for_a_value(condition.value) and operator.arity != "pair":
+            self.values.append(Deferred(condition.value, operator, _TEXT, is_list=operator.arity == "list"))
+            return Comparison(field.name, operator.name, "text")
         items = [condition.value] if operator.arity == "one" else _items(operator, condition)
         numeric = _is_numeric(operator, items, condition.typed)
         try:
@@ -266,13 +292,34 @@ class _Resolver:
         return Comparison(field.name, operator.name, "number" if numeric else "text")
 
     def _flag(self, condition: Condition) -> bool:
-        match condition.value:
-            case True | "true":
-                return True
-            case False | "false":
-                return False
-            case _:
-                raise _Refused(f"{_subject(condition)}null takes true or false")
+        flag = condition.value if condition.typed else {"true": True, "false": False}.get(condition.value)
+        if not isinstance(flag, bool):
+            raise _Refused(f"{_subject(condition)}null takes true or false")
+        return flag
+
+
+class Deferred(msgspec.Struct, frozen=True):
+    """A value of a row rule that is not known yet: what stands for it, and how its operator and column will take it."""
+
+    stands_for: str
+    operator: Operator
+    type: ColumnType
+    is_list: bool = False
+
+    def bind(self, value: Any) -> Any:
+        """The wire form of the value, now that it is known. Raises BadValue."""
+        if not self.is_list:
+            return _bind_one(self.operator, self.type, value)
+        if not isinstance(value, list):
+            raise BadValue(f"{self.operator.name} takes a list")
+        return [_bind_one(self.operator, self.type, item) for item in value]
+
+
+def _bind_one(operator: Operator, column_type: ColumnType, value: Any) -> Wire:
+    """A claim's string is read as a URL's text is, for `sub` is always a string, whatever the column's type."""
+    if isinstance(value, float):
+        value = Decimal(repr(value))
+    return _one(operator, column_type, value, typed=not isinstance(value, str) or column_type.array)
 
 
 class _Refused(Exception):
@@ -313,15 +360,17 @@ def _one(operator: Operator, column_type: ColumnType, value: Any, typed: bool) -
         return element.load(value) if typed else element.parse(value)
     if operator.kind == "pattern":
         return _pattern(operator, column_type.load(value) if typed else column_type.parse(value))
+    if column_type.array and typed:
+        return column_type.load(_few(value) if isinstance(value, list) else value)
     if column_type.array:
-        return column_type.load(value) if typed else column_type.parse_array(_few(split_list(value)))
+        return column_type.parse_array(_few(split_list(value)))
     return column_type.load(value) if typed else column_type.parse(value)
 
 
 _JSON_KEY = ColumnType("text", "text")
 
 
-def _few(elements: list[str]) -> list[str]:
+def _few(elements: list[Any]) -> list[Any]:
     if len(elements) > MAX_LIST_ITEMS:
         raise BadValue(f"takes at most {MAX_LIST_ITEMS} values, not {len(elements)}")
     return elements
@@ -344,6 +393,8 @@ _ORDERING = frozenset({"gt", "gte", "lt", "lte", "between"})
 
 def _is_numeric(operator: Operator, items: list[Any], typed: bool) -> bool:
     """Whether values on a JSON path are compared as numbers: JSON numbers are; in a URL, digits are, when it is about order."""
+    if operator.kind == "pattern":
+        return False
     if typed:
         return bool(items) and all(isinstance(item, int | Decimal) and not isinstance(item, bool) for item in items)
     return operator.name in _ORDERING and all(_reads_as_number(item) for item in items)
@@ -358,7 +409,7 @@ def _reads_as_number(text: str) -> bool:
 
 
 def _path_value(operator: Operator, item: Any, numeric: bool) -> Wire:
-    if numeric and operator.kind != "pattern":
+    if numeric:
         return _NUMERIC.load(item)
     match item:
         case bool():
@@ -431,10 +482,9 @@ def _page(request: ListRequest, limit: int, problems: list[Problem]) -> int | No
     if request.page is None:
         return 1
     greatest = MAX_OFFSET // limit + 1
-    if request.page.isascii() and request.page.isdigit() and len(request.page) <= 12 and int(request.page) > greatest:
-        problems.append(
-            Problem("page", f"goes to {greatest} at a limit of {limit}; follow next_cursor to read further, it costs less too")
-        )
+    if request.page.isascii() and request.page.isdigit() and int(request.page[:12]) > greatest:
+        at_most = f"goes to {greatest} at a limit of {limit}: at most {MAX_OFFSET} rows are passed over"
+        problems.append(Problem("page", f"{at_most}; follow next_cursor to read further, it costs less too"))
         return 1
     return _whole_number("page", request.page, 1, greatest, problems)
 

@@ -55,6 +55,7 @@ class Statements:
         self._known: dict[Any, Any] = {}
 
     def list(self, shape: ListShape, resource: Resource) -> ListStatement:
+        """A list's statement, with the reader of its sort keys."""
         found: ListStatement | None = self._known.get(shape)
         if found is None:
             reader = None if shape.keys_beside else KeyReader([key.field for key in shape.sort])
@@ -62,6 +63,7 @@ class Statements:
         return found
 
     def row(self, shape: GetShape | WriteShape, resource: Resource) -> str:
+        """The SQL of a get, create, patch or delete."""
         found: str | None = self._known.get(shape)
         if found is None:
             sql = compile_get(shape, resource) if isinstance(shape, GetShape) else compile_write(shape, resource)
@@ -69,6 +71,7 @@ class Statements:
         return found
 
     def estimate(self, where: Filter | None, resource: Resource) -> str:
+        """The SQL that asks the planner how many rows match."""
         shape = ("estimate", resource.id, where)
         found: str | None = self._known.get(shape)
         return found if found is not None else self._keep(shape, compile_estimate(where, resource))

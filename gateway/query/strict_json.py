@@ -1,7 +1,8 @@
 """JSON text in, Python values out, with nothing lost and nothing let through: the one decoder of bodies and of `filter=`.
 
-Decimals keep their digits (`Decimal`). Refused, each with its own message: duplicate keys, NaN and Infinity, bad UTF-8,
-nesting past what the parser bears, and integers of thousands of digits. Source: RFC 8259; I-JSON (RFC 7493) for the keys.
+Decimals keep their digits (`Decimal`). Refused, each with its own message: duplicate keys and keys with a lone surrogate,
+NaN and Infinity, bad UTF-8, nesting past what the parser bears, and integers of thousands of digits. A lone surrogate in a
+value is left to the value's type, which can name the field. Source: RFC 8259; I-JSON (RFC 7493) for the keys.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ def decode_json(text: bytes | str) -> Any:
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
+    for key in members:
+        if not key.isascii():
+            _refuse_surrogates(key)
     if len(members) != len(pairs):
         seen: set[str] = set()
         for key, _ in pairs:
@@ -44,6 +48,14 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
                 raise BadJson(f'has the key "{key[:100]}" twice')
             seen.add(key)
     return members
+
+
+def _refuse_surrogates(key: str) -> None:
+    """A key becomes a name in errors and paths, and a lone surrogate could not be written there."""
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        raise BadJson("has a key with a lone surrogate, which is no character") from None
 
 
 def _decimal(digits: str) -> Decimal:
