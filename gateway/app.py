@@ -31,7 +31,7 @@ from gateway.definitions.model import Fault, Loaded
 from gateway.errors import ConfigurationError, GatewayError
 from gateway.guards.policy import check_access
 from gateway.http.docs import docs_asset
-from gateway.http.middleware import RequestIds, on_http_exception
+from gateway.http.middleware import RequestIds, on_exception, on_http_exception
 from gateway.http.openapi import document
 from gateway.http.operations import health_routes
 from gateway.http.responses import Response, json_response
@@ -155,7 +155,7 @@ class Gateway:
                 Route("/docs", _docs, methods=["GET"]),
                 Route("/docs/{name}", _docs, methods=["GET"]),
             ],
-            exception_handlers={HTTPException: on_http_exception},
+            exception_handlers={HTTPException: on_http_exception, Exception: on_exception},
             lifespan=self._lifespan,
         )
 

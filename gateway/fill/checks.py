@@ -244,7 +244,7 @@ def _operation_cases(node: Operation, operator: str) -> tuple[Case, ...]:
     left, right = node.left, node.right
     if isinstance(left, Literal) and not isinstance(right, Literal) and operator in _MIRRORED:
         left, right, operator = right, left, _MIRRORED[operator]
-    if operator in ("=", "<>") and isinstance(left, Test | Not) and isinstance(right, Test | Not):
+    if operator in ("=", "<>") and _is_predicate(left) and _is_predicate(right):
         same = operator == "="
         return combine([_cases(left, False), _cases(right, not same)]) + combine([_cases(left, True), _cases(right, same)])
     match left, right:
@@ -267,6 +267,10 @@ def _operation_cases(node: Operation, operator: str) -> tuple[Case, ...]:
             return _call_cases(left, operator, text)
         case _:
             return _ANY_CASE
+
+
+def _is_predicate(node: Node) -> bool:
+    return isinstance(node, Test | Not | And | Or | Quantified) or (isinstance(node, Operation) and node.operator in _NEGATED)
 
 
 def _value_cases(column: str, operator: str, text: str) -> tuple[Case, ...]:

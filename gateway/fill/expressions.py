@@ -113,6 +113,7 @@ _TYPE_WORDS = frozenset(_words("varying precision with without time zone year mo
 _COMPARISONS = frozenset({"=", "<>", "<", "<=", ">", ">="})
 _BINDING = {"or": 1, "and": 2, "is": 4, **dict.fromkeys(_COMPARISONS, 5), "+": 7, "-": 7, "*": 8, "/": 8, "%": 8, "^": 9}
 _OTHER_OPERATOR = 6
+_PLAIN_ARRAY = re.compile(r"'\{[\w. -]+(,[\w. -]+)*\}'")
 
 
 class _Token(msgspec.Struct, frozen=True):
@@ -256,7 +257,9 @@ class _Parser:
 
     def _array_items(self) -> tuple[Node, ...]:
         """`ARRAY[…]`, `(ARRAY[…])::text[]` or `'{a,b}'::text[]`; anything else is not understood."""
-        if self._accept("("):
+        if not self.at_end and _PLAIN_ARRAY.fullmatch(self._tokens[self._position].text):
+            items: tuple[Node, ...] = tuple(map(Literal, self._next().text[2:-2].split(",")))
+        elif self._accept("("):
             items = self._array_items()
             self._expect(")")
         elif self._accept("array"):

@@ -16,26 +16,38 @@ from gateway.catalog.model import Table
 _NUMBERS = re.compile(r"\(([\d,\s-]+)\)")
 _KINDS = {"e": "enum", "d": "domain", "r": "range", "m": "multirange", "c": "composite"}
 
-_TABLE = "SELECT c.oid, c.relkind::text AS kind FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2"
+_TABLE = """
+    SELECT c.oid, c.relkind::text AS kind FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = $1 AND c.relname = $2
+"""
 _COLUMNS = """
-    SELECT a.attname AS name, a.atttypid AS type, a.atttypmod AS modifier, a.attnotnull AS not_null, a.attidentity::text AS identity,
-           a.attgenerated::text <> '' AS generated, COALESCE(pg_get_expr(d.adbin, d.adrelid), '') AS expression,
+    SELECT a.attname AS name, a.atttypid AS type, a.atttypmod AS modifier, a.attnotnull AS not_null,
+           a.attidentity::text AS identity, a.attgenerated::text <> '' AS generated,
+           COALESCE(pg_get_expr(d.adbin, d.adrelid), '') AS expression,
            format_type(a.atttypid, a.atttypmod) AS sql, pg_get_serial_sequence($2, a.attname) AS sequence
     FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
     WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
 """
 _TYPE = """
-    SELECT t.typname AS name, t.typtype::text AS type, t.typelem AS element, t.typcategory::text AS category, t.typbasetype AS base,
-           t.typtypmod AS modifier, t.typnotnull AS not_null, t.typrelid AS relation, t.typdefault IS NOT NULL AS filled,
+    SELECT t.typname AS name, t.typtype::text AS type, t.typelem AS element, t.typcategory::text AS category,
+           t.typbasetype AS base, t.typtypmod AS modifier, t.typnotnull AS not_null, t.typrelid AS relation,
+           t.typdefault IS NOT NULL AS filled,
            format_type(t.oid, $2) AS sql, r.rngsubtype AS subtype,
            ARRAY(SELECT e.enumlabel::text FROM pg_enum e WHERE e.enumtypid = t.oid ORDER BY e.enumsortorder) AS labels
     FROM pg_type t LEFT JOIN pg_range r ON t.oid IN (r.rngtypid, r.rngmultitypid) WHERE t.oid = $1
 """
-_MEMBERS = "SELECT atttypid AS type, atttypmod AS modifier FROM pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
-_DOMAIN_CHECKS = """
-    SELECT conname AS name, pg_get_expr(conbin, 0) AS expression FROM pg_constraint WHERE contypid = $1 AND contype = 'c' ORDER BY conname
+_MEMBERS = """
+    SELECT atttypid AS type, atttypmod AS modifier FROM pg_attribute
+    WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped ORDER BY attnum
 """
-_CHECKS = "SELECT conname AS name, pg_get_expr(conbin, conrelid) AS expression FROM pg_constraint WHERE conrelid = $1 AND contype = 'c' ORDER BY conname"
+_DOMAIN_CHECKS = """
+    SELECT conname AS name, pg_get_expr(conbin, 0) AS expression FROM pg_constraint
+    WHERE contypid = $1 AND contype = 'c' ORDER BY conname
+"""
+_CHECKS = """
+    SELECT conname AS name, pg_get_expr(conbin, conrelid) AS expression FROM pg_constraint
+    WHERE conrelid = $1 AND contype = 'c' ORDER BY conname
+"""
 _UNIQUES = """
     SELECT i.relname AS name, x.indimmediate AS immediate, x.indnullsnotdistinct AS nulls_equal,
            COALESCE(pg_get_expr(x.indpred, x.indrelid), '') AS condition,
@@ -48,7 +60,7 @@ _PARTITIONS = """
     SELECT p.relid::regclass::text AS name, pg_get_partition_constraintdef(p.relid) AS expression,
            ARRAY(SELECT pg_get_expr(k.conbin, k.conrelid) FROM pg_constraint k WHERE k.conrelid = p.relid AND k.contype = 'c'
                  AND k.conislocal ORDER BY k.conname) AS checks
-    FROM pg_partition_tree($1) p WHERE p.isleaf AND p.level > 0 ORDER BY 1
+    FROM pg_partition_tree($1::oid) p WHERE p.isleaf AND p.level > 0 ORDER BY 1
 """
 
 
@@ -91,7 +103,7 @@ class ColumnFacts(msgspec.Struct, frozen=True):
 
 
 class Unique(msgspec.Struct, frozen=True):
-    """A unique index. `columns` are all that its keys read; `plain` means that the keys are just columns and there is no condition."""
+    """A unique index. `columns` are all that its keys read; `plain`: the keys are just columns, without a condition."""
 
     name: str
     columns: tuple[str, ...]
@@ -102,7 +114,7 @@ class Unique(msgspec.Struct, frozen=True):
 
 
 class TableFacts(msgspec.Struct, frozen=True):
-    """A table that can be filled. `partitions` are the SQL conditions of which a row must satisfy one; () where any row will do."""
+    """A table that can be filled. `partitions` are SQL conditions: a row must satisfy one, or there are none."""
 
     table: Table
     columns: tuple[ColumnFacts, ...]

@@ -85,6 +85,15 @@ def parse_pattern(pattern: str) -> Part:
     return part
 
 
+def is_readable(pattern: str) -> bool:
+    """Whether `parse_pattern` knows all of it; what it knows means the same to Python and to PostgreSQL."""
+    try:
+        parse_pattern(pattern)
+    except UnreadablePattern:
+        return False
+    return True
+
+
 def pattern_of_like(pattern: str) -> str:
     """The regular expression that matches what `LIKE pattern` does."""
     out: list[str] = []

@@ -15,9 +15,9 @@ from random import Random
 import msgspec
 
 from gateway.fill import patterns, words
-from gateway.fill.checks import ANYTHING, NOW, Bound, PatternRule, Restriction, both, cases_of
+from gateway.fill.checks import ANYTHING, NOW, Bound, Restriction, both, cases_of
 from gateway.fill.facts import ValueType
-from gateway.fill.spaces import Space, is_plain, listed
+from gateway.fill.spaces import BLOCK, Space, is_plain, listed
 
 
 class UnknownType(Exception):
@@ -74,7 +74,7 @@ _INTERVAL_PART = re.compile(r"(-?\d+) (year|mon|day)s?|(-?)(\d+):(\d\d)(?::(\d\d
 _PART_SECONDS = {"year": 365 * _DAY_SECONDS, "mon": 30 * _DAY_SECONDS, "day": _DAY_SECONDS}
 _FLOAT_PLACES = 3
 _NUMERIC_DIGITS = 18
-_LARGEST_INDEXED = 2**62
+_SPARE_DISTINCT = 16  # a walk starts at the low end, so that room beyond is only met by rows that were refused before
 
 
 @lru_cache(maxsize=100_000)
@@ -244,16 +244,16 @@ def _window(axis: Axis, restriction: Restriction, wanted: Wanted) -> tuple[int, 
     if least > greatest:
         return None
     low, high, skew = _preferred(axis, wanted.column)
-    if high < least:
+    if restriction.lower and restriction.upper and greatest - least <= high - low:
+        low, high = least, greatest
+    elif high < least:
         low, high = least, min(greatest, least + high - low)
     elif low > greatest:
         low, high = max(least, greatest - (high - low)), greatest
     else:
         low, high = max(low, least), min(high, greatest)
-    missing = wanted.distinct - (high - low + 1)
-    if missing > 0:
-        high = min(greatest, high + missing + wanted.distinct)
-        low = max(least, low - max(0, wanted.distinct - (high - low + 1)))
+    high = min(greatest, max(high, low + _SPARE_DISTINCT * wanted.distinct))
+    low = max(least, low - max(0, wanted.distinct - (high - low + 1)))
     return low, high, skew
 
 
@@ -274,7 +274,8 @@ def _axis_space(type_: ValueType, restriction: Restriction, wanted: Wanted) -> S
     def at(numbers: Sequence[int]) -> list[str]:
         return axis.render([low + number for number in numbers])
 
-    return Space(size, at, size, skew=skew, kind=axis.kind, start=low)
+    block = 1 if axis.kind == "numeric:0" else BLOCK  # whole numbers count up, as keys do
+    return Space(size, at, size, block=block, skew=skew, kind=axis.kind, start=low)
 
 
 def _chosen_units(axis: Axis, restriction: Restriction) -> Space | None:
@@ -363,13 +364,14 @@ def _table_space(table: tuple[str, ...], fits: _Fit, wanted: Wanted) -> Space | 
     kept = [text for text in folded if fits(text.replace(words.SUFFIX, ""))]
     if len(kept) < min(_ENOUGH, len(table)):
         return None
-    if wanted.distinct <= len(kept):
-        return listed([text.replace(words.SUFFIX, "") for text in kept])
-    for style in _STYLES:
-        suffixes = _suffix_room(kept, fits, style)
-        if len(kept) * (suffixes + 1) >= wanted.distinct:
-            return _suffixed_space(kept, style, suffixes)
-    return None
+    if wanted.distinct:
+        for style in _STYLES:
+            suffixes = _suffix_room(kept, fits, style)
+            if suffixes and len(kept) * (suffixes + 1) >= wanted.distinct:
+                return _suffixed_space(kept, style, suffixes)
+    if wanted.distinct > len(kept):
+        return None
+    return listed([text.replace(words.SUFFIX, "") for text in kept])
 
 
 def _suffix_room(table: Sequence[str], fits: _Fit, style: Callable[[int], str]) -> int:
@@ -689,7 +691,4 @@ SPACES: dict[str, Callable[[ValueType, Restriction, Wanted], Space | None]] = {
     "pg_lsn": _computed(2**30, lambda number: f"0/{number:X}"),
     "vector": _vector_space,
 }
-"""A row for each type by its name in `pg_type`; `array`, `enum`, `range`, `multirange`, `composite` stand for all of their kind."""
-
-
-__all__ = ["AXES", "SPACES", "PatternRule", "UnknownType", "Wanted", "restriction_of_domain", "space_of"]
+"""A row for each type by its name in `pg_type`; `array`, `composite`, `enum`, `range`, `multirange` stand for their kinds."""

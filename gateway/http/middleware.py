@@ -51,6 +51,11 @@ def as_starlette(error: GatewayError) -> Response:
     return Response(response.body, response.status, headers)
 
 
+async def on_exception(_request: Request, _fault: Exception) -> Response:
+    """What nobody foresaw. Starlette raises it again once this is sent, for `RequestIds` to log."""
+    return as_starlette(InternalError())
+
+
 async def on_http_exception(_request: Request, fault: Exception) -> Response:
     """Starlette's own refusals, an unknown path and a wrong method, as ours."""
     if isinstance(fault, HTTPException) and fault.status_code == 405:

@@ -93,6 +93,7 @@ def document(catalog: Catalog, version: str, *, max_body_bytes: int, service_nam
             "title": service_name,
             "version": version,
             "description": _overview(max_body_bytes),
+            "x-versions": list(catalog.versions),
         },
         "servers": [{"url": "/", "description": "This host"}],
         "tags": [*map(_tag, resources), {"name": "operations", "description": "Health, and this document."}],
@@ -426,6 +427,7 @@ def _condition_parameters(name: str, field: Field, shared: _Shared) -> Iterable[
         build = _comma_list if is_list else _query
         if operator.name == "eq" and name not in RESERVED and not name.endswith("]"):
             yield build(name, described, schema)
+            described = f"Says the same as `{name}`; send one of the two."
         yield build(f"{name}[{operator.name}]", described, schema)
 
 
@@ -546,7 +548,24 @@ _COMMON_SCHEMAS: dict[str, Schema] = {
         "required": ["error"],
         "additionalProperties": False,
     },
-    "Health": {"type": "object"},
+    "Health": {
+        "type": "object",
+        "properties": {
+            "status": {"enum": ["ok", "unavailable"]},
+            "checks": {
+                "type": "object",
+                "description": "By dependency; a resource that is not served stands here too.",
+                "additionalProperties": {
+                    "type": "object",
+                    "properties": {"status": {"enum": ["ok", "unavailable", "broken"]}, "reason": TEXT},
+                    "required": ["status", "reason"],
+                    "additionalProperties": False,
+                },
+            },
+        },
+        "required": ["status", "checks"],
+        "additionalProperties": False,
+    },
 }
 
 _COMMON_PARAMETERS: dict[str, Any] = {

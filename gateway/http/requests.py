@@ -83,13 +83,16 @@ async def read_body(headers: Headers, receive: Receive, max_bytes: int) -> bytes
     """The whole body. Raises PayloadTooLarge as soon as it is known to be, ClientLeft."""
     if headers.content_length is not None and headers.content_length > max_bytes:
         raise PayloadTooLarge(f"The body is too large: at most {max_bytes} bytes are taken.")
-    body: bytes = b""
+    parts: list[bytes] = []
+    length = 0
     while True:
         message: Any = await receive()
         if message["type"] != "http.request":
             raise ClientLeft
-        body += message.get("body", b"")
-        if len(body) > max_bytes:
+        part: bytes = message.get("body", b"")
+        parts.append(part)
+        length += len(part)
+        if length > max_bytes:
             raise PayloadTooLarge(f"The body is too large: at most {max_bytes} bytes are taken.")
         if not message.get("more_body"):
-            return body
+            return b"".join(parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
 import msgspec
 
@@ -52,9 +52,10 @@ def created_response(created: Created, path: str) -> Response:
 
 
 def key_text(part: Any) -> str:
-    """One part of a key as it stands in a URL's path: percent-encoded, so that commas and slashes part nothing."""
+    """One part of a key as it stands in a URL's path: percent-encoded, so that commas and slashes part nothing, and no part
+    reads as a step to the directory above."""
     text = part if isinstance(part, str) else _encode(part).decode()
-    return quote(text, safe="")
+    return text.replace(".", "%2E") if text in (".", "..") else quote(text, safe="")
 
 
 def page_response(page: Page, path: str, query_string: bytes) -> Response:
@@ -80,12 +81,8 @@ def _text_or_null(cursor: str | None) -> str:
 
 
 def _links(page: Page, path: str, query_string: bytes) -> bytes:
-    if not (page.has_more or page.prev_cursor):
-        return b""
-    kept = b"".join(
-        piece + b"&" for piece in query_string.split(b"&") if piece and piece.partition(b"=")[0] not in (b"page", b"cursor")
-    ).decode("latin-1")
-    base = f"<{quote(path, safe='/%,')}?{_safe(kept)}"
+    kept = "".join(f"{_safe(piece)}&" for piece in query_string.split(b"&") if piece and not _leads(piece))
+    base = f"<{quote(path, safe='/%,')}?{kept}"
     links: list[str] = []
     if page.next_cursor:
         links.append(f'{base}cursor={page.next_cursor}>; rel="next"')
@@ -97,9 +94,14 @@ def _links(page: Page, path: str, query_string: bytes) -> bytes:
     return ", ".join(links).encode("latin-1")
 
 
-def _safe(query: str) -> str:
-    """A query string as sent, made fit to stand between angle brackets."""
-    return quote(query, safe="=&%+[]*-_.~:/?@!$'(),;") if query else query
+def _leads(parameter: bytes) -> bool:
+    """Whether a parameter, which may be percent-encoded, says which page it is: the one thing that a link changes."""
+    return unquote_to_bytes(parameter.partition(b"=")[0]) in (b"page", b"cursor")
+
+
+def _safe(parameter: bytes) -> str:
+    """A parameter as sent, made fit to stand between angle brackets."""
+    return quote(parameter, safe="=%+[]*-_.~:/?@!$'(),;")
 
 
 def allow_response(allowed: tuple[str, ...]) -> Response:

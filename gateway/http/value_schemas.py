@@ -33,6 +33,8 @@ _LIKE: Schema = {"type": "string", "pattern": r"^(?:[^\\]|\\[\s\S])*$"}
 _COMMA_FREE = frozenset({Family.BOOLEAN, Family.NUMBER, Family.TIME, Family.UUID, Family.BINARY, Family.NETWORK})
 """Families whose text form never has a comma or a backslash, so that a list of them is a plain comma-separated array."""
 _EXPONENT_FREE_DIGITS = 40
+_ANSWER_FORMATS = {"uuid": "uuid", "date": "date", "timestamptz": "date-time"}
+"""For generated clients. PostgreSQL can also hold dates before Christ and "infinity", which a format does not forbid: it notes."""
 
 
 # --- bodies ------------------------------------------------------------------------------------------------------------
@@ -49,6 +51,8 @@ def sent_schema(field: Field) -> Schema:
 def answered_schema(field: Field) -> Schema:
     """What an answer holds for `field`: anything that the column can hold, whatever YAML asks of writes."""
     schema = field.type.answer_schema()
+    if not field.type.array and field.type.name in _ANSWER_FORMATS:
+        schema = {**schema, "format": _ANSWER_FORMATS[field.type.name]}
     return _or_null(schema) if field.nullable else schema
 
 
@@ -193,8 +197,9 @@ def _plain(column: ColumnType, value: Schema) -> bool:
 
 
 def _compared(column: ColumnType) -> Schema:
-    """A value that a filter compares with: of the type, but of any length."""
-    schema = msgspec.structs.replace(column, array=False, length=None, precision=None, scale=None).schema()
+    """A value that a filter compares with: of the type, but of any length and precision."""
+    free = {} if column.name in ("bit", "varbit") else {"length": None}
+    schema = msgspec.structs.replace(column, array=False, precision=None, scale=None, second_digits=None, **free).schema()
     schema.pop("maxLength", None)
     return schema
 

@@ -1,0 +1,140 @@
+"""Many callers, one call: questions in, an answer for each, and one round trip for all that are in flight together.
+
+A caller asks and waits. The question joins those of other callers, and one call answers them all: `= ANY($1)` for point reads,
+MGET for a cache, one script for rate limits. Nothing waits for company: a call starts in the loop's next turn with whatever
+is there, and only while `max_batches` calls are under way do questions gather. So an idle gateway adds no delay, and a busy one
+makes few calls.
+
+What holds:
+- Every answer was read after its question came: a call that is under way takes nobody in.
+- A caller that is cancelled or runs out of time leaves alone. The call goes on for the others.
+- An answer that is an exception is raised to its own caller only.
+- Equal questions are not merged. What may be shared (a read) the call merges by itself; what may not (a counter) it does not.
+
+Belongs to one event loop; not safe among threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar, cast
+
+Question = TypeVar("Question")
+Answer = TypeVar("Answer")
+
+BatchCall = Callable[[Sequence[Question]], Awaitable[Sequence[Answer | Exception]]]
+"""Answers, or exceptions to raise to their askers, as many as the questions and in their order."""
+
+Asked = list[tuple[Question, asyncio.Future[Answer]]]
+
+
+class Coalescer(Generic[Question, Answer]):
+    """Asks `call` with up to `max_batch` questions at once, and has at most `max_batches` such calls under way.
+
+    Where `call` raises, all its callers get that exception. One of the classes in `isolate` is taken for the fault of a single
+    question instead: the batch is asked again in halves until that one stands alone. That is for calls that change nothing.
+    """
+
+    def __init__(
+        self,
+        call: BatchCall[Question, Answer],
+        *,
+        max_batch: int = 128,
+        max_batches: int = 2,
+        isolate: tuple[type[Exception], ...] = (),
+    ) -> None:
+        self._call = call
+        self._max_batch = max_batch
+        self._max_batches = max_batches
+        self._isolate = isolate
+        self._waiting: deque[tuple[Question, asyncio.Future[Answer]]] = deque()
+        self._runners: set[asyncio.Task[None]] = set()
+        self._starting = False
+        # A batch belongs to nobody: without a context of its own it would run in its first caller's, trace and all.
+        self._context = contextvars.copy_context()
+
+    async def ask(self, question: Question) -> Answer:
+        """The answer to one question. Raises what `call` has for it, or raised."""
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append((question, future))
+        if not self._starting and len(self._runners) < self._max_batches:
+            self._start()
+        return await future
+
+    async def close(self) -> None:
+        """Ends the calls under way; who still waits is cancelled."""
+        runners = list(self._runners)
+        for runner in runners:
+            runner.cancel()
+        await asyncio.gather(*runners, return_exceptions=True)
+        self._starting = False
+        while self._waiting:
+            self._waiting.popleft()[1].cancel()
+
+    def _start(self) -> None:
+        """One more runner, which takes what waits when its turn comes: until then nobody needs another."""
+        self._starting = True
+        runner = asyncio.get_running_loop().create_task(self._run(), context=self._context)
+        self._runners.add(runner)
+        runner.add_done_callback(self._runners.discard)
+
+    async def _run(self) -> None:
+        """Takes batch after batch until nobody waits."""
+        self._starting = False
+        while batch := self._take():
+            if self._waiting and not self._starting and len(self._runners) < self._max_batches:
+                self._start()
+            try:
+                await self._settle(batch)
+            finally:
+                for _, future in batch:
+                    future.cancel()  # does nothing but where this task itself was cancelled: the others are done
+
+    def _take(self) -> Asked[Question, Answer]:
+        batch: Asked[Question, Answer] = []
+        while self._waiting and len(batch) < self._max_batch:
+            asked = self._waiting.popleft()
+            if not asked[1].done():  # its caller has not left
+                batch.append(asked)
+        return batch
+
+    async def _settle(self, batch: Asked[Question, Answer]) -> None:
+        try:
+            answers = await self._call([question for question, _ in batch])
+        except asyncio.CancelledError:
+            if cast("asyncio.Task[None]", asyncio.current_task()).cancelling():
+                raise  # this task's own, by `close` or the end of the loop
+            _fail(batch, RuntimeError("the call for a batch cancelled itself"))
+        except self._isolate as fault:
+            if len(batch) == 1:
+                _fail(batch, fault)
+                return
+            middle = len(batch) // 2
+            await self._settle(batch[:middle])
+            await self._settle(batch[middle:])
+        except Exception as fault:  # noqa: BLE001 - it is the callers', and each gets it
+            _fail(batch, fault)
+        else:
+            _tell(batch, answers)
+
+
+def _tell(batch: Asked[Question, Answer], answers: Sequence[Answer | Exception]) -> None:
+    if len(answers) != len(batch):
+        _fail(batch, RuntimeError(f"{len(batch)} questions got {len(answers)} answers"))
+        return
+    for (_, future), answer in zip(batch, answers, strict=True):
+        if future.done():  # its caller has left
+            continue
+        if isinstance(answer, Exception):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)
+
+
+def _fail(batch: Asked[Question, Answer], fault: Exception) -> None:
+    for _, future in batch:
+        if not future.done():
+            future.set_exception(fault)

@@ -1,0 +1,291 @@
+"""Slow, large and odd heads, on real sockets: the server's protocol with short deadlines around a tiny application."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+
+from gateway.http.protocol import HttpProtocol
+
+GET = b"GET /one HTTP/1.1\r\nHost: here\r\n\r\n"
+PATIENCE_SECONDS = 20
+
+
+class HastyProtocol(HttpProtocol):
+    head_seconds = 0.2
+
+
+class Application:
+    """Reads the body, if asked to, and answers with the path, the header names and the body's length."""
+
+    def __init__(self) -> None:
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.asked: list[str] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.asked.append(scope["path"])
+        length = 0
+        more = scope["path"] != "/unread"
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            length += len(message["body"])
+            more = message["more_body"]
+        await self.may_answer.wait()
+        names = [name.decode() for name, _ in scope["headers"]]
+        body = json.dumps({"path": scope["path"], "headers": names, "length": length}).encode()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", str(len(body)).encode())]})
+        await send({"type": "http.response.body", "body": body})
+
+
+@asynccontextmanager
+async def serving(
+    application: Application, protocol: type[HttpProtocol] = HttpProtocol
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection to a server of `application`."""
+    config = uvicorn.Config(
+        application,
+        port=0,
+        http=protocol,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=5,
+    )
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server._serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.servers[0].sockets[0].getsockname()[1])
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            yield reader, writer
+    finally:
+        application.may_answer.set()
+        writer.close()
+        server.should_exit = True
+        await task
+
+
+async def answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], Any]:
+    """One answer: status, headers, body."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+    headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
+    return int(head[0].split()[1]), headers, json.loads(await reader.readexactly(int(headers["content-length"])))
+
+
+async def refused(reader: asyncio.StreamReader) -> str:
+    """The message of a refusal, which keeps the contract and ends the connection."""
+    status, headers, body = await answer(reader)
+    assert status == 400
+    assert body["error"]["code"] == "VALIDATION_ERROR"
+    assert headers["connection"] == "close"
+    assert headers["content-type"] == "application/json"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["x-request-id"]
+    assert await ended(reader)
+    return str(body["error"]["message"])
+
+
+def test_requests_of_every_ordinary_shape_are_answered() -> None:
+    async def run() -> None:
+        async with serving(Application()) as (reader, writer):
+            for pieces in (
+                [GET],
+                [GET[:5], GET[5:20], GET[20:]],
+                [GET + GET],
+                [b"\r\n" + GET],
+                [b"POST /post HTTP/1.1\r\nContent-Length: 5\r\n\r\n", b"hel", b"lo"],
+                [b"POST /post HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", b"5\r\nhello\r\n", b"0\r\n\r\n"],
+                [b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\n\r\n"],
+                [b"GET /a HTTP/1.1\r\n" + b"X: y\r\n" * 100 + b"\r\n"],
+                [b"POST /big HTTP/1.1\r\nContent-Length: 100000\r\n\r\n" + b"x" * 100_000 + GET[:10], GET[10:]],
+            ):
+                for piece in pieces:
+                    writer.write(piece)
+                    await writer.drain()
+                    await asyncio.sleep(0.005)
+                for _ in range(b"".join(pieces).count(b"HTTP/1.1")):
+                    assert (await answer(reader))[0] == 200
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("start", [b"", b"\r\n", b"GE", b"GET / HTTP/1.1\r\nHost: he"])
+def test_a_head_that_does_not_come_ends_the_connection(start: bytes) -> None:
+    async def run() -> None:
+        async with serving(Application(), HastyProtocol) as (reader, writer):
+            writer.write(start)
+            if start.strip():
+                assert await refused(reader) == "The request did not arrive in time."
+            else:
+                assert await reader.read() == b""
+
+    asyncio.run(run())
+
+
+def test_a_head_that_trickles_in_ends_at_its_deadline_whatever_comes() -> None:
+    async def run() -> None:
+        async with serving(Application(), HastyProtocol) as (reader, writer):
+            writer.write(GET)
+            assert (await answer(reader))[0] == 200
+
+            async def trickle() -> None:
+                writer.write(b"GET / HTTP/1.1\r\n")
+                while not writer.is_closing():
+                    writer.write(b"X: y\r\n")
+                    await asyncio.sleep(0.02)
+
+            trickling = asyncio.create_task(trickle())
+            assert await refused(reader) == "The request did not arrive in time."
+            trickling.cancel()
+
+    asyncio.run(run())
+
+
+def test_a_deadline_is_over_when_the_head_is_there() -> None:
+    async def run() -> None:
+        application = Application()
+        application.may_answer.clear()
+        async with serving(application, HastyProtocol) as (reader, writer):
+            writer.write(GET[:10])
+            await asyncio.sleep(0.01)
+            writer.write(GET[10:])
+            await asyncio.sleep(0.4)
+            application.may_answer.set()
+            assert (await answer(reader))[0] == 200
+
+    asyncio.run(run())
+
+
+def test_a_half_head_behind_a_request_that_takes_long_does_not_cost_that_its_answer() -> None:
+    async def run() -> None:
+        application = Application()
+        application.may_answer.clear()
+        async with serving(application, HastyProtocol) as (reader, writer):
+            writer.write(GET + GET[:10])
+            await asyncio.sleep(0.5)
+            application.may_answer.set()
+            assert (await answer(reader))[0] == 200
+            assert await refused(reader) == "The request did not arrive in time."
+
+    asyncio.run(run())
+
+
+def test_a_body_that_never_ends_and_that_nobody_reads_ends_the_connection() -> None:
+    async def run() -> None:
+        async with serving(Application(), HastyProtocol) as (reader, writer):
+            writer.write(b"POST /unread HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+            assert (await answer(reader))[2]["length"] == 0
+
+            async def trickle() -> None:
+                while not writer.is_closing():
+                    writer.write(b"1\r\nx\r\n")
+                    await asyncio.sleep(0.02)
+
+            trickling = asyncio.create_task(trickle())
+            assert await ended(reader)
+            trickling.cancel()
+
+    asyncio.run(run())
+
+
+async def ended(reader: asyncio.StreamReader) -> bool:
+    """Whether the server has closed the connection, with what it had not read yet or without."""
+    try:
+        return await reader.read() == b""
+    except ConnectionResetError:
+        return True
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [b"GET / HTTP/1.1\r\nX: " + b"x" * 40_000 + b"\r\n\r\n"],
+        [b"GET /" + b"x" * 40_000 + b" HTTP/1.1\r\n\r\n"],
+        [b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 101 + b"\r\n"],
+        [b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 60, b"X: y\r\n" * 60 + b"\r\n"],
+        [b"GET / HTTP/1.1\r\nX: "] + [b"x" * 5_000] * 8,
+        [b"GET /"] + [b"x" * 5_000] * 8,
+        [b"GET / HTTP/1.1\r\nX: " + b"x" * 20_000, b"x" * 20_000 + b"\r\n\r\n"],
+    ],
+)
+def test_a_head_that_is_too_large_is_refused(pieces: list[bytes]) -> None:
+    async def run() -> None:
+        application = Application()
+        async with serving(application) as (reader, writer):
+            for piece in pieces:
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(0.01)
+            assert await refused(reader) == "The request's headers are too large."
+            assert application.asked == []
+
+    asyncio.run(run())
+
+
+def test_trailers_are_no_headers() -> None:
+    async def run() -> None:
+        async with serving(Application()) as (reader, writer):
+            head = b"POST /post HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n"
+            for _ in range(2):
+                writer.write(head + b"5\r\nhello\r\n0\r\nAuthorization: Bearer x\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n")
+                _, _, body = await answer(reader)
+                assert body == {"path": "/post", "headers": ["host", "transfer-encoding"], "length": 5}
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "request_bytes", [b"nonsense\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\x00\x01", b"GET\x00/"]
+)
+def test_what_is_no_http_is_refused_in_the_envelope(request_bytes: bytes) -> None:
+    async def run() -> None:
+        async with serving(Application()) as (reader, writer):
+            writer.write(request_bytes)
+            assert await refused(reader) == "The request is not valid HTTP."
+
+    asyncio.run(run())
+
+
+def test_a_fault_in_a_requests_body_is_answered_to_that_request() -> None:
+    async def run() -> None:
+        async with serving(Application()) as (reader, writer):
+            writer.write(b"POST /post HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+            await asyncio.sleep(0.05)
+            writer.write(b"not a size\r\n")
+            assert await refused(reader) == "The request is not valid HTTP."
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("fault", [b"nonsense\r\n\r\n", b"\x00", b"GET / HTTP/1.1\r\nno colon\r\n\r\n"])
+def test_a_fault_behind_a_request_is_never_taken_for_its_answer(fault: bytes) -> None:
+    async def run() -> None:
+        application = Application()
+        application.may_answer.clear()
+        async with serving(application) as (reader, writer):
+            writer.write(GET + fault)
+            assert await ended(reader)
+            assert application.asked in ([], ["/one"])
+
+    asyncio.run(run())
+
+
+def test_an_upgrade_is_not_taken_and_the_request_is_answered() -> None:
+    async def run() -> None:
+        async with serving(Application()) as (reader, writer):
+            writer.write(b"GET /one HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\r\n")
+            assert (await answer(reader))[2]["path"] == "/one"
+
+    asyncio.run(run())

@@ -1,0 +1,77 @@
+"""The `gateway` command as a user runs it: the console script, in a directory of the user's, on a free port."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+COMMAND = shutil.which("gateway", path=str(Path(sys.executable).parent)) or "gateway"
+PATIENCE_SECONDS = 60.0
+
+
+def environment(database_url: str, **variables: str) -> dict[str, str]:
+    """This process's environment without the gateway's own variables, and with those given."""
+    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH")}
+    return {**kept, "DATABASE_URL": database_url, "AUTH": "off", **variables}
+
+
+def run(directory: Path, database_url: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """One command, run to its end."""
+    return subprocess.run(
+        [COMMAND, *arguments],
+        cwd=directory,
+        env=environment(database_url, **variables),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+@contextmanager
+def serving(directory: Path, database_url: str, log: Path, **variables: str) -> Iterator[httpx.Client]:
+    """A client of `gateway serve`, once it answers; `log` has what it wrote."""
+    port = free_port()
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [COMMAND, "serve", "--port", str(port)],
+            cwd=directory,
+            env=environment(database_url, **variables),
+            stdout=output,
+            stderr=output,
+        )
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+                _await_answer(client, process, log)
+                yield client
+        finally:
+            process.terminate()
+            process.wait(PATIENCE_SECONDS)
+
+
+def _await_answer(client: httpx.Client, process: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            client.get("/health/live")
+        except httpx.TransportError:
+            time.sleep(0.01)
+        else:
+            return
+    raise AssertionError(f"gateway serve did not answer:\n{log.read_text()}")
