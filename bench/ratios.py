@@ -150,7 +150,7 @@ def main() -> None:
         gateway = [sys.executable, "-m", "gateway", "serve", "--port", str(port)]
         with (
             server(hello, hello_port) as bare,
-            server(gateway, port, DATABASE_URL=url, AUTH="off", LOG_LEVEL="error") as ours,
+            server(gateway, port, DATABASE_URL=url, AUTH="off", RATE_LIMIT="off", LOG_LEVEL="error") as ours,
         ):
             cases: dict[str, tuple[psutil.Process, int, Callable[[], str]]] = {
                 "bare ASGI hello": (bare, hello_port, lambda: "/"),

@@ -29,13 +29,20 @@ from gateway.database.pool import Pool, PoolOptions
 from gateway.definitions.load import load_directory
 from gateway.definitions.model import Fault, Loaded
 from gateway.errors import ConfigurationError, GatewayError
+from gateway.guards.grants import Policy, Unrestricted
+from gateway.guards.jwks import Jwks, JwksOptions
 from gateway.guards.policy import check_access
+from gateway.guards.ratelimit import RateLimiter, resource_limit
+from gateway.guards.tokens import Caller, TokenRules, TokenVerifier
+from gateway.http.admission import Admission
 from gateway.http.docs import docs_asset
+from gateway.http.edge import PRIVATE, SECURITY, cors, trusted_networks
 from gateway.http.middleware import RequestIds, on_exception, on_http_exception
 from gateway.http.openapi import document
-from gateway.http.operations import health_routes
+from gateway.http.operations import Check, health_routes
+from gateway.http.protocol import HttpProtocol
 from gateway.http.responses import Response, json_response
-from gateway.http.routes import DataRoutes
+from gateway.http.routes import DataRoutes, Edge, Serving
 from gateway.pipeline import Pipeline
 from gateway.settings import Settings, check_startable, database_url, load_settings
 
@@ -90,6 +97,18 @@ def _document(settings: Settings, catalog: Catalog, version: str) -> dict[str, A
     return document(catalog, version, max_body_bytes=settings.max_body_bytes, service_name=settings.service_name)
 
 
+def _tokens(settings: Settings) -> tuple[Jwks | None, TokenVerifier | None]:
+    """What verifies tokens; nothing with AUTH=off. Raises ConfigurationError."""
+    if settings.auth == "off":
+        return None, None
+    if not (settings.auth_jwks_url and settings.auth_issuer and settings.auth_audience):
+        raise ConfigurationError("AUTH_JWKS_URL, AUTH_ISSUER and AUTH_AUDIENCE are needed unless AUTH=off")
+    options = JwksOptions(settings.auth_jwks_url, settings.auth_algorithms, settings.auth_jwks_max_age_seconds)
+    rules = TokenRules(settings.auth_issuer, settings.auth_audience, settings.auth_algorithms, settings.auth_roles_claim)
+    jwks = Jwks(options)
+    return jwks, TokenVerifier(jwks, rules)
+
+
 # --- the service -------------------------------------------------------------------------------------------------------
 
 
@@ -110,10 +129,15 @@ class Gateway:
             )
         )
         self._database = Database(self.pool)
-        self._pipeline = Pipeline(Catalog({}, {}), self._database)
-        self._documents: dict[str, Response] = {}
-        self._data = DataRoutes(lambda: self._pipeline, self.openapi_response, settings.max_body_bytes)
+        self.limiter = RateLimiter(settings.rate_limit, settings.redis_url)
+        self.jwks, verifier = _tokens(settings)
+        self._serving = self._serve_from(Catalog({}, {}))
+        admission = Admission(self.limiter, verifier, settings.auth_issuer or "", trusted_networks(settings.trusted_proxies))
+        always = SECURITY if verifier is None else (*SECURITY, *PRIVATE)
+        edge = Edge(settings.max_body_bytes, always, cors(settings.cors_origins))
+        self._data = DataRoutes(lambda: self._serving, admission, edge)
         self._other = RequestIds(self._starlette())
+        self.failure: ConfigurationError | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["raw_path"].startswith(b"/api/"):
@@ -132,26 +156,49 @@ class Gateway:
             await self.pool.open()
         except (OSError, TimeoutError, GatewayError) as fault:
             raise ConfigurationError(f"DATABASE_URL: no connection: {fault}") from fault
-        self._pipeline = Pipeline(catalog, self._database)
-        self._documents = {}
+        await self.limiter.start()
+        if self.jwks is not None:
+            await self.jwks.start()
+        self._serving = self._serve_from(catalog)
 
     async def stop(self) -> None:
-        """Closes the pool, waiting a bounded time for statements that run."""
+        """Closes the pool, waiting a bounded time for statements that run, and what else is open."""
         await self.pool.close()
+        await self.limiter.stop()
+        if self.jwks is not None:
+            await self.jwks.stop()
 
-    def openapi_response(self, version: str) -> Response | None:
-        """The OpenAPI document as an answer, made when it is first asked for; None for a version that does not exist."""
-        catalog = self._pipeline.catalog
-        if version not in catalog.versions:
-            return None
-        if version not in self._documents:
-            self._documents[version] = json_response(200, _document(self.settings, catalog, version))
-        return self._documents[version]
+    @property
+    def catalog(self) -> Catalog:
+        """The catalog that is served now."""
+        return self._serving.pipeline.catalog
+
+    def _serve_from(self, catalog: Catalog) -> Serving:
+        documents: dict[str, Response] = {}
+
+        def document_of(version: str, _caller: Caller | None) -> Response | None:
+            """Made when it is first asked for; None for a version that does not exist."""
+            if version not in catalog.versions:
+                return None
+            if version not in documents:
+                documents[version] = json_response(200, _document(self.settings, catalog, version))
+            return documents[version]
+
+        return Serving(
+            pipeline=Pipeline(catalog, self._database),
+            policy=Unrestricted() if self.jwks is None else Policy(catalog),
+            limits={
+                place: resource_limit(resource.definition.rate_limit, *place)
+                for place, resource in catalog.resources.items()
+                if resource.definition.rate_limit is not None
+            },
+            document=document_of,
+        )
 
     def _starlette(self) -> Starlette:
         return Starlette(
             routes=[
-                *health_routes({"database": self._database_is_well}, self._broken),
+                *health_routes(self._checks(), self._broken),
                 Route("/docs", _docs, methods=["GET"]),
                 Route("/docs/{name}", _docs, methods=["GET"]),
             ],
@@ -161,12 +208,22 @@ class Gateway:
 
     @asynccontextmanager
     async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
-        await self.start()
+        try:
+            await self.start()
+        except ConfigurationError as fault:
+            self.failure = fault
+            raise
         yield
         await self.stop()
 
+    def _checks(self) -> dict[str, Check]:
+        checks: dict[str, Check] = {"database": self._database_is_well}
+        if self.jwks is not None:
+            checks["tokens"] = self.jwks.is_well
+        return checks
+
     def _broken(self) -> Mapping[str, str]:
-        return {f"{version}/{name}": reason for (version, name), reason in self._pipeline.catalog.broken.items()}
+        return {f"{version}/{name}": reason for (version, name), reason in self.catalog.broken.items()}
 
     async def _database_is_well(self) -> tuple[bool, str]:
         try:
@@ -201,9 +258,16 @@ def serve(settings: Settings) -> None:
     if settings.auth == "off":
         logger.warning("AUTH=off: every caller may read and change everything")
     if settings.workers > 1:
+        asyncio.run(assemble(settings))  # what would stop every worker stops the start, once
         _run(settings, "gateway.app:create", factory=True, workers=settings.workers)
-    else:
-        _run(settings, Gateway(settings))
+        return
+    gateway = Gateway(settings)
+    try:
+        _run(settings, gateway)
+    except SystemExit:
+        if gateway.failure is not None:
+            raise gateway.failure from None
+        raise
 
 
 def _run(settings: Settings, application: Any, **options: Any) -> None:
@@ -212,7 +276,7 @@ def _run(settings: Settings, application: Any, **options: Any) -> None:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=HttpProtocol,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -223,4 +287,4 @@ def _run(settings: Settings, application: Any, **options: Any) -> None:
 
 def _configure_logging(settings: Settings) -> None:
     logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT)
-    logging.getLogger("uvicorn").setLevel(max(logging.INFO, logging.getLogger().level))
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of every request with its URL

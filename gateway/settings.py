@@ -263,16 +263,13 @@ def load_settings(environ: Mapping[str, str], dotenv: Path | None = Path(".env")
 
 
 def check_startable(settings: Settings) -> None:
-    """Raises ConfigurationError where `serve` cannot start with these settings: no database, or a demand for tokens.
-
-    This version verifies no tokens yet, so it starts with AUTH=off alone.
-    """
+    """Raises ConfigurationError where `serve` cannot start with these settings: no database, or no way to verify tokens."""
     faults = [] if settings.database_url else [_missing_database()]
     if settings.auth == "on":
         needed = ("AUTH_JWKS_URL", "AUTH_ISSUER", "AUTH_AUDIENCE")
         unset = [name for name in needed if getattr(settings, name.lower()) is None]
-        lacking = f"{', '.join(unset)} not set, and " if unset else ""
-        faults.append(f"AUTH: on; {lacking}this version does not verify tokens yet: it starts with AUTH=off only")
+        if unset:
+            faults.append(f"{', '.join(unset)}: not set; needed to verify tokens, unless AUTH=off lets every caller do everything")
     if faults:
         raise ConfigurationError("\n".join(faults))
 

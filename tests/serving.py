@@ -12,15 +12,17 @@ import httpx
 import uvicorn
 
 from gateway.app import Gateway
+from gateway.http.protocol import HttpProtocol
 from gateway.settings import Settings, load_settings
 
 START_TIMEOUT_SECONDS = 20
 
 
 def settings_for(database_url: str, resources_dir: Path | str = "resources", **variables: str) -> Settings:
-    """Settings as the environment would give them, with AUTH=off and a small pool."""
+    """Settings as the environment would give them, with AUTH=off, no default rate limit and a small pool."""
     environ = {
         "AUTH": "off",
+        "RATE_LIMIT": "off",
         "DATABASE_URL": database_url,
         "RESOURCES_DIR": str(resources_dir),
         "DATABASE_POOL_MIN": "1",
@@ -47,7 +49,7 @@ class _Server(uvicorn.Server):
                 application,
                 port=0,
                 loop="uvloop",
-                http="httptools",
+                http=HttpProtocol,
                 log_config=None,
                 access_log=False,
                 lifespan="on",

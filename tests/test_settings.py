@@ -360,15 +360,13 @@ def test_serve_refuses_to_start_with_auth_on_and_says_what_is_not_set() -> None:
         check_startable(load_settings({"AUTH_ISSUER": "me"}, None))
     assert str(caught.value).split("\n") == [
         "DATABASE_URL: not set; takes postgresql://user:password@host:port/database",
-        "AUTH: on; AUTH_JWKS_URL, AUTH_AUDIENCE not set, and this version does not verify tokens yet: "
-        "it starts with AUTH=off only",
+        "AUTH_JWKS_URL, AUTH_AUDIENCE: not set; needed to verify tokens, unless AUTH=off lets every caller do everything",
     ]
 
 
-def test_serve_refuses_auth_on_even_when_all_is_set() -> None:
+def test_serve_starts_with_auth_on_when_all_is_set() -> None:
     environ = {"AUTH_JWKS_URL": "https://i.example", "AUTH_ISSUER": "i", "AUTH_AUDIENCE": "a", "DATABASE_URL": "postgresql://h/d"}
-    with pytest.raises(ConfigurationError, match="AUTH: on; this version does not verify tokens yet"):
-        check_startable(load_settings(environ, None))
+    check_startable(load_settings(environ, None))
 
 
 def test_database_url_is_given_or_asked_for() -> None:

@@ -234,6 +234,7 @@ def _no_field(name: str, fields: Mapping[str, Field]) -> str:
 def _key(source: Source, table: Table, fields: Mapping[str, Field], found: list[_Problem]) -> tuple[str, ...]:
     by_column = {field.column: field for field in fields.values()}
     wanted = source.definition.key
+    found_before = len(found)
     if wanted is None:
         if not table.primary_key:
             kind = "view" if table.is_view else "table"
@@ -248,14 +249,16 @@ def _key(source: Source, table: Table, fields: Mapping[str, Field], found: list[
                 found.append(_Problem(("key",), _no_field(name, fields)))
             else:
                 chosen.append(field)
-        if not chosen and not found:
+        if not chosen and len(found) == found_before:
             found.append(_Problem(("key",), "key: takes at least one field"))
     for field in chosen:
         if field.hidden:
             found.append(_Problem(("fields", field.name, "hidden"), f'"{field.name}" is of the key, so it cannot be hidden'))
-        if not field.type.sortable or field.type.array:
+        if field.type.array:
+            found.append(_Problem(("key",), f'"{field.name}" cannot be of the key: {field.type.sql}[] is an array'))
+        elif not field.type.sortable:
             found.append(_Problem(("key",), f'"{field.name}" cannot be of the key: {field.type.sql} has no order'))
-    if wanted is not None and not table.is_view and not found:
+    if wanted is not None and not table.is_view and len(found) == found_before:
         _check_key_is_unique(table, chosen, found)
     return tuple(field.name for field in chosen)
 

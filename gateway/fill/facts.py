@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from gateway.catalog.model import Table
+from gateway.fill.expressions import names_read
 
 _NUMBERS = re.compile(r"\(([\d,\s-]+)\)")
 _KINDS = {"e": "enum", "d": "domain", "r": "range", "m": "multirange", "c": "composite"}
@@ -127,6 +128,7 @@ class TableFacts(msgspec.Struct, frozen=True):
 
     @property
     def sql_name(self) -> str:
+        """The table's name in SQL, with its schema."""
         return f"{quote(self.table.schema)}.{quote(self.table.name)}"
 
 
@@ -189,8 +191,6 @@ def _unique(found: Any, names: list[str]) -> Unique:
 
 
 def _read_by(key: str, by_sql: dict[str, str], names: list[str]) -> tuple[str, ...]:
-    from gateway.fill.expressions import names_read
-
     return (by_sql[key],) if key in by_sql else tuple(name for name in names_read(key) if name in names)
 
 

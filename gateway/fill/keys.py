@@ -35,6 +35,7 @@ class KeyPool:
 
     @property
     def chunks(self) -> int:
+        """How many parts of at most `SAMPLE_SIZE` keys the parent has."""
         return max(1, -(-self.count // SAMPLE_SIZE))
 
     def at(self, numbers: Sequence[int]) -> list[list[str]]:

@@ -35,8 +35,8 @@ from gateway.fill.checks import (
 from gateway.fill.expressions import names_read
 from gateway.fill.facts import ColumnFacts, TableFacts, Unique
 from gateway.fill.keys import KeyPool
-from gateway.fill.spaces import NULL, Space, escape, random_numbers, walk
-from gateway.fill.values import UnknownType, Wanted, space_of
+from gateway.fill.spaces import NULL, Space, Wanted, escape, random_numbers, walk
+from gateway.fill.values import UnknownType, space_of
 from gateway.fill.words import null_share
 
 _ROOMY = 20

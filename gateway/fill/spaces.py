@@ -38,6 +38,14 @@ class Space(msgspec.Struct, frozen=True, eq=False):
     start: int = 0
 
 
+class Wanted(msgspec.Struct, frozen=True):
+    """For which column of which table, and how many different values at least (0: it is no matter)."""
+
+    column: str
+    table: str
+    distinct: int = 0
+
+
 _ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 
 
@@ -47,6 +55,7 @@ def escape(text: str) -> str:
 
 
 def is_plain(text: str) -> bool:
+    """Whether the text is its own field."""
     return not any(character in text for character in "\\\t\n\r")
 
 

@@ -274,10 +274,12 @@ def objects_for(column: str) -> tuple[tuple[tuple[str, str], ...], ...]:
 
 
 def number_range_for(column: str) -> NumberRange:
+    """The numbers that a column of this name plausibly holds."""
     return _find(NUMBERS, column.lower()) or ANY_NUMBER
 
 
 def date_range_for(column: str) -> DateRange:
+    """The days that a column of this name plausibly holds."""
     return _find(TIMES, column.lower()) or LAST_TWO_YEARS
 
 

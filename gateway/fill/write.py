@@ -19,13 +19,11 @@ from typing import Any
 import asyncpg
 import msgspec
 
-from gateway.catalog.model import Bounds
 from gateway.errors import ConfigurationError
-from gateway.fill.expressions import names_read, replace_names
-from gateway.fill.facts import ColumnFacts, TableFacts, Unique, quote
+from gateway.fill.clauses import Clause, clauses_of, literal, not_there
+from gateway.fill.facts import Unique, quote
 from gateway.fill.keys import SAMPLE_SIZE, KeyPool
-from gateway.fill.patterns import is_readable
-from gateway.fill.plan import CasePlan, Plan, Source, draw_rows, plan_table
+from gateway.fill.plan import CasePlan, Source, draw_rows, plan_table
 
 BATCH_ROWS = 10_000
 _PROBE_ROWS = 2_000
@@ -35,14 +33,6 @@ _FIRST_OWN_ROWS = 16
 _HOPELESS_ROWS = 20
 _CANDIDATES = "gateway_candidates"
 _STATUS_COUNT = re.compile(r"INSERT 0 (\d+)")
-
-
-class Clause(msgspec.Struct, frozen=True):
-    """One thing that PostgreSQL checks of a candidate: who asks it, in words, the SQL, and the columns that it reads."""
-
-    label: str
-    sql: str
-    columns: tuple[str, ...]
 
 
 class Tally(msgspec.Struct, frozen=True):
@@ -59,6 +49,7 @@ class Tally(msgspec.Struct, frozen=True):
         return not self.passing_present and (self.present > _HOPELESS_ROWS or not self.passing)
 
     def plus(self, other: Tally) -> Tally:
+        """Both tallies as one."""
         return Tally(
             self.total + other.total,
             self.passing + other.passing,
@@ -106,7 +97,7 @@ class _Writer:
             return Written(0, tuple(self._notes))
         await self._create_candidates()
         await self._advance_sequences()
-        self._clauses = _clauses(self._facts, self._plan, self._source.bounds)
+        self._clauses = clauses_of(self._facts, self._plan, self._source.bounds)
         await self._probe()
         await self._write_root()
         await self._write_all()
@@ -140,7 +131,7 @@ class _Writer:
         for column in self._facts.columns:
             if column.sequence and column.name in self._plan.left:
                 await self._connection.execute(
-                    f"SELECT setval({_literal(column.sequence)}::regclass, greatest) FROM "
+                    f"SELECT setval({literal(column.sequence)}::regclass, greatest) FROM "
                     f"(SELECT max({quote(column.name)}) AS greatest "
                     f"FROM {self._facts.sql_name}) m, {column.sequence} s WHERE greatest > s.last_value AND greatest > 0"
                 )
@@ -243,7 +234,7 @@ class _Writer:
                         raise ConfigurationError(
                             f"{pool.foreign_key.name}: the first row cannot refer to itself; nothing was written"
                         )
-                    made[referred] = f"nextval({_literal(sequence)}::regclass)"
+                    made[referred] = f"nextval({literal(sequence)}::regclass)"
                 derived[column] = quote(referred)
         await self._copy(draw_rows(self._plan.cases[0], self._names, self._random("root"), self._candidates, _LEAST_PROBE_ROWS))
         inserted = _inserted(await self._connection.execute(self._insert(1, made, derived)))
@@ -294,15 +285,13 @@ class _Writer:
 
     def _waits_for_keys(self) -> bool:
         """Whether the next batch may need keys that are read, or written, only after this one."""
-        return any(case.chunked for case in self._plan.cases) or any(
-            pool.is_self and pool.size < SAMPLE_SIZE for pool in self._source.pools
-        )
+        return any(case.chunked for case in self._plan.cases) or any(_is_growing(pool) for pool in self._source.pools)
 
     async def _refresh_own_keys(self) -> None:
-        """Lets the rows to come refer to those just written, until there are enough to choose from."""
-        there = min(SAMPLE_SIZE, self._source.existing + self._written)
+        """Lets the rows to come refer to those just written, each time that these have doubled, until there are enough."""
+        there = self._source.existing + self._written
         for pool in self._source.pools:
-            if pool.is_self and pool.size < there:
+            if _is_growing(pool) and there >= 2 * pool.count and there > 0:
                 had_none = not pool.size
                 await pool.load(self._connection)
                 if had_none and pool.size:
@@ -366,7 +355,7 @@ class _Writer:
         conflict = "" if self._skips_by_hand else " ON CONFLICT DO NOTHING"
         conditions = [self._condition]
         if self._skips_by_hand or self._is_crowded:
-            conditions += [_not_there(self._facts, unique) for unique in self._facts.uniques if self._is_skippable(unique)]
+            conditions += [not_there(self._facts, unique) for unique in self._facts.uniques if self._is_skippable(unique)]
         return (
             f"INSERT INTO {self._facts.sql_name}{into}{overriding} SELECT {names} FROM {self._rows(made, derived)} "
             f"WHERE {' AND '.join(conditions)} LIMIT {limit}{conflict}"
@@ -394,6 +383,10 @@ async def _meanwhile(statement: Awaitable[str], work: Callable[[], list[str] | N
         raise
 
 
+def _is_growing(pool: KeyPool) -> bool:
+    return pool.is_self and pool.count < SAMPLE_SIZE
+
+
 def _nothing() -> None:
     return None
 
@@ -406,96 +399,3 @@ def _left_null(clause: Clause, nulled: set[str]) -> str:
 def _inserted(status: str) -> int:
     match = _STATUS_COUNT.match(status)
     return int(match[1]) if match else 0
-
-
-def _not_there(facts: TableFacts, unique: Unique) -> str:
-    """That no row of the table has the same key."""
-    equals = "IS NOT DISTINCT FROM" if unique.nulls_equal else "="
-    same = " AND ".join(f"t.{quote(column)} {equals} c.{quote(column)}" for column in unique.columns)
-    return f"NOT EXISTS (SELECT FROM {facts.sql_name} AS t WHERE {same})"
-
-
-# --- what PostgreSQL checks --------------------------------------------------------------------------------------------
-
-
-def _clauses(facts: TableFacts, plan: Plan, bounds: Mapping[str, Bounds]) -> tuple[Clause, ...]:
-    supplied = {column.name: column for column in plan.columns}
-    found = [_check_clause(facts, plan, check.name, check.expression) for check in facts.checks]
-    found += [clause for column in plan.columns for clause in _domain_clauses(column)]
-    if facts.partitions:
-        whole = " OR ".join(f"({condition})" for condition in facts.partitions)
-        found.append(_check_clause(facts, plan, f"the partitions of {facts.table.name}", whole))
-    found += [_key_clause(pool) for pool in plan.guarded]
-    found += [clause for name, bound in bounds.items() if name in supplied for clause in _bound_clauses(supplied[name], bound)]
-    derived = {derivation.column for derivation in plan.derivations}
-    found += [
-        Clause(f"NOT NULL of {name}", f"{quote(name)} IS NOT NULL", (name,))
-        for name, column in supplied.items()
-        if column.not_null and (name in derived or any(name in pool.foreign_key.columns for pool in plan.guarded))
-    ]
-    return tuple(clause for clause in found if clause is not None)
-
-
-def _check_clause(facts: TableFacts, plan: Plan, name: str, expression: str) -> Clause | None:
-    """The CHECK over a candidate, with generated columns replaced by what they are generated from; None where it cannot be."""
-    generations = {column.name: column.generation for column in facts.columns if column.generation}
-    sql = replace_names(expression, lambda word: f"({generations[word]})" if word in generations else None)
-    read = tuple(word for word in names_read(sql) if facts.table.column(word) is not None)
-    if set(read) & (set(plan.left) - generations.keys()):
-        return None
-    return Clause(name, f"({sql}) IS NOT FALSE", read)
-
-
-def _domain_clauses(column: ColumnFacts) -> list[Clause]:
-    name = quote(column.name)
-    found = [
-        Clause(f"{check.name} of {column.name}", f"({_about(check.expression, name)}) IS NOT FALSE", (column.name,))
-        for check in column.type.checks
-    ]
-    element = column.type.element
-    if column.type.name == "array" and element is not None:
-        found += [
-            Clause(
-                f"{check.name} of {column.name}",
-                f"NOT EXISTS (SELECT FROM unnest({name}) AS e(element) WHERE NOT ({_about(check.expression, 'e.element')}))",
-                (column.name,),
-            )
-            for check in element.checks
-        ]
-    return found
-
-
-def _about(expression: str, name: str) -> str:
-    return replace_names(expression, lambda word: name if word == "value" else None)
-
-
-def _key_clause(pool: KeyPool) -> Clause:
-    key = pool.foreign_key
-    pairs = zip(key.columns, key.referred, strict=True)
-    same = " AND ".join(f"p.{quote(referred)} = c.{quote(column)}" for column, referred in pairs)
-    absent = " OR ".join(f"c.{quote(column)} IS NULL" for column in key.columns)
-    parent = f"{quote(key.schema)}.{quote(key.table)}"
-    return Clause(key.name, f"({absent}) OR EXISTS (SELECT FROM {parent} AS p WHERE {same})", key.columns)
-
-
-def _bound_clauses(column: ColumnFacts, bounds: Bounds) -> list[Clause]:
-    """The YAML's bounds: the database would take the row, but no client could have sent it."""
-    name = quote(column.name)
-    labels = ", ".join(map(_literal, bounds.enum))
-    tests = {
-        "minimum": "" if bounds.minimum is None else f"{name} >= {_literal(bounds.minimum)}",
-        "maximum": "" if bounds.maximum is None else f"{name} <= {_literal(bounds.maximum)}",
-        "min_length": "" if bounds.min_length is None else f"char_length({name}) >= {bounds.min_length}",
-        "max_length": "" if bounds.max_length is None else f"char_length({name}) <= {bounds.max_length}",
-        "enum": f"{name} = ANY (ARRAY[{labels}]::{column.type.sql}[])" if bounds.enum else "",
-        "pattern": f"{name} ~ {_literal(bounds.pattern)}" if bounds.pattern and is_readable(bounds.pattern) else "",
-    }
-    return [
-        Clause(f"the {key} of {column.name} in its resource file", f"({sql}) IS NOT FALSE", (column.name,))
-        for key, sql in tests.items()
-        if sql
-    ]
-
-
-def _literal(value: object) -> str:
-    return "'" + str(value).replace("'", "''") + "'"

@@ -422,7 +422,7 @@ def _sort_terms(field: Field) -> list[str]:
 def _condition_parameters(name: str, field: Field, shared: _Shared) -> Iterable[dict[str, Any]]:
     """`field=` and `field[op]=` for each operator. A name that would read as an option or an operator has no short form."""
     for operator in operators_for(field.type.family):
-        described = f"`{name}` {operator.help}."
+        described = f"`{name}`: {operator.help}."
         schema, is_list = _operand_parameter(operator, field.type, shared)
         build = _comma_list if is_list else _query
         if operator.name == "eq" and name not in RESERVED and not name.endswith("]"):

@@ -29,13 +29,14 @@ class Headers(msgspec.Struct, frozen=True):
     """What the data path reads of the headers, found in one pass."""
 
     request_id: bytes
+    origin: bytes
     content_type: bytes
     content_length: int | None
 
 
 def read_headers(scope: Scope) -> Headers:
     """The request id is the caller's where it is sane, else a new one, unique to this process and request."""
-    request_id, content_type, length = b"", b"", b""
+    request_id, content_type, length, origin = b"", b"", b"", b""
     for name, value in scope["headers"]:
         if name == b"x-request-id":
             request_id = value
@@ -43,9 +44,11 @@ def read_headers(scope: Scope) -> Headers:
             content_type = value
         elif name == b"content-length":
             length = value
+        elif name == b"origin":
+            origin = value
     if not request_id or _SANE_ID.fullmatch(request_id) is None:
         request_id = f"{_INSTANCE}-{next(_serial):x}".encode()
-    return Headers(request_id, content_type, int(length) if length.isdigit() else None)
+    return Headers(request_id, origin, content_type, int(length) if length.isdigit() else None)
 
 
 def split_path(raw_path: bytes) -> tuple[str, str, tuple[str, ...] | None]:

@@ -10,12 +10,19 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 from starlette.types import Receive, Scope, Send
 
 from gateway.catalog.model import Resource
+from gateway.definitions.model import Operation
 from gateway.errors import GatewayError, InternalError, NotFound
-from gateway.http.requests import JSON_TYPES, PATCH_TYPES, ClientLeft, Headers, media_type, read_body, read_headers, split_path
+from gateway.guards.grants import Policy, Unrestricted
+from gateway.guards.tokens import Caller
+from gateway.http.admission import Admission, Limits, Visitor
+from gateway.http.edge import Cors, cors_headers, preflight_response, read_body_within
+from gateway.http.requests import JSON_TYPES, PATCH_TYPES, ClientLeft, Headers, media_type, read_headers, split_path
 from gateway.http.responses import (
+    Header,
     Response,
     allow_response,
     created_response,
@@ -35,23 +42,47 @@ ROW = ("GET", "HEAD", "OPTIONS", "PATCH", "DELETE")
 READING = ("GET", "HEAD", "OPTIONS")
 
 
+class Serving(msgspec.Struct, frozen=True, eq=False):
+    """What requests are served from, made of one catalog. A reload makes another and puts it in this one's place."""
+
+    pipeline: Pipeline
+    policy: Policy | Unrestricted
+    limits: Limits
+    document: Callable[[str, Caller | None], Response | None]
+
+
+class Edge(msgspec.Struct, frozen=True, eq=False):
+    """What holds for every request: `always` are headers of every answer, `cors` None where no other origin may read."""
+
+    max_body_bytes: int
+    always: tuple[Header, ...]
+    cors: Cors | None
+
+
 class DataRoutes:
     """`/api/{version}/{resource}` and `/api/{version}/{resource}/{key}`, and `/api/{version}/openapi.json`.
 
-    `pipeline` and `documents` are asked for at each request, so that a reload can put others in their place.
+    `serving` is asked for at each request, so that a reload can put another in its place.
     """
 
-    def __init__(
-        self, pipeline: Callable[[], Pipeline], documents: Callable[[str], Response | None], max_body_bytes: int
-    ) -> None:
-        self._pipeline = pipeline
-        self._documents = documents
-        self._max_body_bytes = max_body_bytes
+    def __init__(self, serving: Callable[[], Serving], admission: Admission, edge: Edge) -> None:
+        self._serving = serving
+        self._admission = admission
+        self._edge = edge
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = read_headers(scope)
+        edge = self._edge
+        always = edge.always
+        if edge.cors is not None:
+            preflight = preflight_response(edge.cors, scope["method"], scope["headers"])
+            if preflight is not None:
+                await send_response(send, preflight, headers.request_id)
+                return
+            always += cors_headers(edge.cors, headers.origin)
+        visitor = Visitor()
         try:
-            response = await self._answer(scope, headers, receive)
+            response = await self._answer(scope, headers, visitor, receive)
         except GatewayError as error:
             response = problem_response(error)
         except ClientLeft:
@@ -59,72 +90,88 @@ class DataRoutes:
         except Exception:
             logger.exception("request %s failed", headers.request_id.decode())
             response = problem_response(InternalError())
-        await send_response(send, response, headers.request_id, with_body=scope["method"] != "HEAD")
+        if visitor.decision is not None:
+            always += visitor.headers
+        await send_response(send, response, headers.request_id, always, with_body=scope["method"] != "HEAD")
 
-    async def _answer(self, scope: Scope, headers: Headers, receive: Receive) -> Response:
+    async def _answer(self, scope: Scope, headers: Headers, visitor: Visitor, receive: Receive) -> Response:
         path: bytes = scope["raw_path"]
-        version, name, key = split_path(path)
+        serving = self._serving()
+        try:
+            version, name, key = split_path(path)
+        except NotFound:
+            await self._admission.admit(scope, None, visitor)
+            raise
+        await self._admission.admit(scope, serving.limits.get((version, name)), visitor)
         method: str = scope["method"]
         if name == "openapi.json" and key is None:
-            return self._document(version, method)
-        pipeline = self._pipeline()
-        resource = pipeline.resource(version, name)
-        if key is None:
-            if method in ("GET", "HEAD"):
-                query = scope["query_string"]
-                return page_response(await pipeline.list_rows(resource, parse_list(query)), path.decode("latin-1"), query)
-            allowed: tuple[str, ...] = COLLECTION
-        else:
-            if method in ("GET", "HEAD"):
-                query = scope["query_string"]
-                return row_response(await pipeline.get_row(resource, key, parse_parameters(query) if query else {}))
-            allowed = ROW
-        if not resource.writable:
-            allowed = READING
+            return _document(serving, version, method, visitor.caller)
+        resource = serving.pipeline.resource(version, name)
+        if method in ("GET", "HEAD"):
+            return await _read(serving, resource, key, scope, visitor.caller)
+        allowed = (COLLECTION if key is None else ROW) if resource.writable else READING
         if method == "OPTIONS":
             return allow_response(allowed)
         if method not in allowed:
             return not_allowed_response(allowed)
-        return await self._write(pipeline, resource, key, scope, headers, receive)
+        return await self._write(serving, resource, key, scope, headers, visitor.caller, receive)
 
     async def _write(
         self,
-        pipeline: Pipeline,
+        serving: Serving,
         resource: Resource,
         key: tuple[str, ...] | None,
         scope: Scope,
         headers: Headers,
+        caller: Caller | None,
         receive: Receive,
     ) -> Response:
+        pipeline = serving.pipeline
+        grant = serving.policy.grant(resource, WRITES[scope["method"]], caller)
         refuse_parameters(parse_parameters(scope["query_string"]))
         if key is None:
             media_type(headers, JSON_TYPES)
-            body = await read_body(headers, receive, self._max_body_bytes)
-            return created_response(await pipeline.create_row(resource, body), scope["raw_path"].decode("latin-1"))
+            body = await read_body_within(headers, receive, self._edge.max_body_bytes)
+            return created_response(await pipeline.create_row(resource, body, grant), scope["raw_path"].decode("latin-1"))
         if scope["method"] == "DELETE":
-            await pipeline.delete_row(resource, key)
+            await pipeline.delete_row(resource, key, grant)
             return NO_CONTENT
         merge = media_type(headers, PATCH_TYPES) == b"application/merge-patch+json"
-        body = await read_body(headers, receive, self._max_body_bytes)
-        return row_response(await pipeline.patch_row(resource, key, body, merge))
-
-    def _document(self, version: str, method: str) -> Response:
-        if method == "OPTIONS":
-            return allow_response(READING)
-        if method not in READING:
-            return not_allowed_response(READING)
-        document = self._documents(version)
-        if document is None:
-            raise NotFound
-        return document
+        body = await read_body_within(headers, receive, self._edge.max_body_bytes)
+        return row_response(await pipeline.patch_row(resource, key, body, merge, grant))
 
 
+async def _read(
+    serving: Serving, resource: Resource, key: tuple[str, ...] | None, scope: Scope, caller: Caller | None
+) -> Response:
+    grant = serving.policy.grant(resource, "read", caller)
+    query: bytes = scope["query_string"]
+    if key is None:
+        page = await serving.pipeline.list_rows(resource, parse_list(query), grant)
+        return page_response(page, scope["raw_path"].decode("latin-1"), query)
+    return row_response(await serving.pipeline.get_row(resource, key, parse_parameters(query) if query else {}, grant))
+
+
+def _document(serving: Serving, version: str, method: str, caller: Caller | None) -> Response:
+    if method == "OPTIONS":
+        return allow_response(READING)
+    if method not in READING:
+        return not_allowed_response(READING)
+    document = serving.document(version, caller)
+    if document is None:
+        raise NotFound
+    return document
+
+
+WRITES: dict[str, Operation] = {"POST": "create", "PATCH": "patch", "DELETE": "delete"}
 NO_CONTENT = Response(204, (), b"")
 
 
-async def send_response(send: Send, response: Response, request_id: bytes, with_body: bool = True) -> None:
-    """Sends the answer with its length and its request id. A 204 has no length (RFC 9110, section 8.6)."""
-    headers: list[Any] = [*response.headers, (b"x-request-id", request_id)]
+async def send_response(
+    send: Send, response: Response, request_id: bytes, always: tuple[Header, ...] = (), with_body: bool = True
+) -> None:
+    """Sends the answer with its length, its request id and `always`. A 204 has no length (RFC 9110, section 8.6)."""
+    headers: list[Any] = [*response.headers, *always, (b"x-request-id", request_id)]
     if response.status != 204:
         headers.append((b"content-length", str(len(response.body)).encode()))
     await send({"type": "http.response.start", "status": response.status, "headers": headers})

@@ -34,7 +34,7 @@ _COMMA_FREE = frozenset({Family.BOOLEAN, Family.NUMBER, Family.TIME, Family.UUID
 """Families whose text form never has a comma or a backslash, so that a list of them is a plain comma-separated array."""
 _EXPONENT_FREE_DIGITS = 40
 _ANSWER_FORMATS = {"uuid": "uuid", "date": "date", "timestamptz": "date-time"}
-"""For generated clients. PostgreSQL can also hold dates before Christ and "infinity", which a format does not forbid: it notes."""
+"""For generated clients. A format is a note: what PostgreSQL holds beyond it, such as "infinity", is answered all the same."""
 
 
 # --- bodies ------------------------------------------------------------------------------------------------------------
@@ -219,11 +219,12 @@ def filter_operand(operator: Operator, column: ColumnType) -> Schema:
         return FLAG
     if operator.name in ("like", "ilike"):
         return _LIKE
-    if operator.kind == "element":
-        value = TEXT if column.family is Family.JSON else _compared(column)
-    else:
-        value = filter_value(column)
-    return _operand(operator, value)
+    return _operand(operator, _element(column) if operator.kind == "element" else filter_value(column))
+
+
+def _element(column: ColumnType) -> Schema:
+    """An element of an array, or a key of a JSON object."""
+    return TEXT if column.family is Family.JSON else _compared(column)
 
 
 def path_operand(operator: Operator) -> Schema:

@@ -76,6 +76,8 @@ def test_our_own_errors_pass() -> None:
     assert translate(error, writing=True) is error
 
 
-@pytest.mark.parametrize("fault", [RuntimeError("internal"), KeyError("internal"), ValueError("internal"), asyncpg.DataError("x")])
+@pytest.mark.parametrize(
+    "fault", [RuntimeError("internal"), KeyError("internal"), ValueError("internal"), asyncpg.DataError("x")]
+)
 def test_anything_else_is_a_bug_of_ours(fault: Exception) -> None:
     assert type(translate(fault, writing=True)) is InternalError

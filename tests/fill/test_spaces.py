@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from gateway.fill.checks import Bound, Restriction
 from gateway.fill.facts import ValueType
-from gateway.fill.spaces import escape, listed, random_numbers, walk
-from gateway.fill.values import SPACES, Wanted, space_of
+from gateway.fill.spaces import Wanted, escape, listed, random_numbers, walk
+from gateway.fill.values import SPACES, space_of
 from gateway.fill.words import TEXTS, strings, words_for
 
 TYPES = {

@@ -48,7 +48,7 @@ def before_load_schema(context: Any, raw_schema: dict[str, Any]) -> None:
     A recursive `filter` would make it hundreds of thousands of requests for each list, so there it is flat; and an operator on
     a type is one schema and one path of the code, so it stays on one field only. The fuzzing phase has the document whole.
     """
-    if os.environ.get("PHASE") != "coverage":
+    if os.environ.get("SCHEMATHESIS_PHASE") != "coverage":
         return
     for name, schema in raw_schema["components"]["schemas"].items():
         if name.endswith(".filter"):

@@ -93,7 +93,9 @@ def test_a_patch_changes_one_field_and_the_time(client: httpx.Client, rows: dict
 
 
 @pytest.mark.parametrize("resource", RESOURCES)
-def test_a_row_that_is_not_there_is_404_to_get_patch_and_delete(client: httpx.Client, rows: dict[str, Any], resource: str) -> None:
+def test_a_row_that_is_not_there_is_404_to_get_patch_and_delete(
+    client: httpx.Client, rows: dict[str, Any], resource: str
+) -> None:
     key = str(uuid.uuid4()) if isinstance(rows[resource]["id"], str) else "987654321"
     path = f"/api/v1/{resource}/{key}"
     field = "status" if resource in ("users", "orders") else "currency"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
-import httpx
 import pytest
 
 from gateway import embedded, migrate
@@ -44,9 +44,7 @@ def test_a_sound_gateway_is_live_and_ready(migrated: str) -> None:
     assert ready.headers["cache-control"] == "no-store"
 
 
-def test_broken_files_are_left_out_and_the_others_serve(
-    migrated: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_broken_files_are_left_out_and_the_others_serve(migrated: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     resources = write_resources(tmp_path / "resources", {**BROKEN, "categories": GOOD})
     with running(settings_for(migrated, resources)) as client:
         client.event_hooks = {"response": [check_answer]}
@@ -86,7 +84,7 @@ def test_check_tells_every_fault_with_its_file_and_line(migrated: str, tmp_path:
         "resources/products.yaml:2:",
         "resources/transactions.yaml:2:",
         "resources/users.yaml:2:",
-    ] or len(lines) == 5, plain.stdout
+    ]
     assert 'Did you mean "fields"?' in plain.stdout
     assert 'Did you mean "total"?' in plain.stdout
     assert "Traceback" not in plain.stderr
@@ -104,13 +102,11 @@ def test_check_of_sound_files_says_nothing_and_succeeds(migrated: str, tmp_path:
 
 def test_without_its_database_a_gateway_is_live_and_not_ready(server_directory: Path, tmp_path: Path) -> None:
     resources = write_resources(tmp_path / "resources", {"categories": GOOD})
-    with embedded.postgres(server_directory, durable=False) as url:
-        migrate.upgrade(url)
-        serving = running(settings_for(url, resources))
-        client: httpx.Client = serving.__enter__()
-        client.event_hooks = {"response": []}
-        assert client.get("/health/ready").status_code == 200
-    try:
+    with ExitStack() as serving:
+        with embedded.postgres(server_directory, durable=False) as url:
+            migrate.upgrade(url)
+            client = serving.enter_context(running(settings_for(url, resources)))
+            assert client.get("/health/ready").status_code == 200
         assert client.get("/health/live").status_code == 200
         ready = client.get("/health/ready")
         assert ready.status_code == 503
@@ -123,5 +119,3 @@ def test_without_its_database_a_gateway_is_live_and_not_ready(server_directory: 
         with embedded.postgres(server_directory, durable=False):
             assert client.get("/health/ready").status_code == 200
             assert client.get("/api/v1/categories").status_code == 200
-    finally:
-        serving.__exit__(None, None, None)

@@ -435,28 +435,38 @@ def holds(node: Ask | Logic, row: Mapping[str, Any], typed: bool = True) -> Verd
 
 def _ask(ask: Ask, row: Mapping[str, Any], typed: bool) -> Verdict:
     name, _, path = ask.field.partition(".")
-    model = MODELS.get(name, Model("integer", [], [], same))
     value = row[name]
     if path:
         return _on_path(ask, name, value, path.split("."), typed)
     if ask.operator == "null":
-        return (value is None) == ask.operand
+        return (value is None) is ask.operand
     if value is None:
         return None
-    if name in ("doc", "docb"):
-        keys = [value] if isinstance(value, str) else value if isinstance(value, dict | list) else []
-        return CONTAINED[ask.operator]([key for key in keys if isinstance(key, str)], ask.operand)
-    if model.element is not None:
-        key = model.element
-        if ask.operator in CONTAINED:
-            operand = [key(item) for item in ask.operand] if isinstance(ask.operand, list) else key(ask.operand)
-            return CONTAINED[ask.operator]([key(element) for element in value if element is not None], operand)
-        one, two = ([None if element is None else key(element) for element in each] for each in (value, ask.operand))
-        return COMPARED[ask.operator](one, two)
+    if ask.operator in CONTAINED:
+        return _contains(ask, name, value)
     if ask.operator in MATCHED:
         return MATCHED[ask.operator](value, ask.operand)
-    operand = [model.key(item) for item in ask.operand] if isinstance(ask.operand, list) else model.key(ask.operand)
-    return COMPARED[ask.operator](model.key(value), operand)
+    model = MODELS[name]
+    if model.element is not None:
+        return COMPARED[ask.operator](_elements(model.element, value), _elements(model.element, ask.operand))
+    return COMPARED[ask.operator](
+        model.key(value), [model.key(item) for item in ask.operand] if isinstance(ask.operand, list) else model.key(ask.operand)
+    )
+
+
+def _contains(ask: Ask, name: str, value: Any) -> bool:
+    """An array has elements; JSON has an object's keys, an array's strings, or is itself the string."""
+    key = MODELS[name].element
+    if key is None:
+        strings = [value] if isinstance(value, str) else value if isinstance(value, dict | list) else []
+        return CONTAINED[ask.operator]([item for item in strings if isinstance(item, str)], ask.operand)
+    operand = [key(item) for item in ask.operand] if isinstance(ask.operand, list) else key(ask.operand)
+    return CONTAINED[ask.operator]([key(element) for element in value if element is not None], operand)
+
+
+def _elements(key: Key, array: list[Any]) -> list[Any]:
+    """Within an array a null is equal to a null."""
+    return [None if element is None else key(element) for element in array]
 
 
 COMPARED: dict[str, Callable[[Any, Any], bool]] = {
@@ -499,23 +509,31 @@ _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,6})?")
 def _on_path(ask: Ask, name: str, value: Any, steps: list[str], typed: bool) -> Verdict:
     found = _follow(value, steps)
     if ask.operator == "null":
-        return (found is None) == ask.operand
-    operands = ask.operand if isinstance(ask.operand, list) else [ask.operand]
-    if ask.operator in MATCHED:
-        numeric = False
-    elif typed:
-        numeric = all(isinstance(item, int | Decimal) and not isinstance(item, bool) for item in operands)
-    else:
-        numeric = ask.operator in ORDERING and all(_NUMBER.fullmatch(text_of(item)) for item in operands)
-    if numeric and (isinstance(found, bool) or not isinstance(found, int | Decimal)):
-        return None
+        return (found is None) is ask.operand
     if found is None:
+        return None
+    if ask.operator in MATCHED:
+        return MATCHED[ask.operator](shown_by_postgresql(found, name == "docb"), text_of(ask.operand))
+    operands = ask.operand if isinstance(ask.operand, list) else [ask.operand]
+    numeric = _is_about_numbers(ask.operator, operands, typed)
+    if numeric and not _is_number(found):
         return None
     read: Key = (lambda item: Decimal(str(item))) if numeric else text_of
     shown = read(found) if numeric else shown_by_postgresql(found, name == "docb")
-    operand = [read(item) for item in ask.operand] if isinstance(ask.operand, list) else read(ask.operand)
-    table = MATCHED if ask.operator in MATCHED else COMPARED
-    return table[ask.operator](shown, operand)
+    return COMPARED[ask.operator](
+        shown, [read(item) for item in ask.operand] if isinstance(ask.operand, list) else read(ask.operand)
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | Decimal) and not isinstance(value, bool)
+
+
+def _is_about_numbers(operator: str, operands: list[Any], typed: bool) -> bool:
+    """JSON numbers are compared as numbers; in a URL, digits are, where it is about order."""
+    if typed:
+        return all(_is_number(item) for item in operands)
+    return operator in ORDERING and all(_NUMBER.fullmatch(text_of(item)) for item in operands)
 
 
 def _follow(value: Any, steps: list[str]) -> Any:
