@@ -156,6 +156,8 @@ class ColumnType(msgspec.Struct, frozen=True):
                 wire.append(None if element is None else _element(self.scalar.load(element, self)))
             except BadValue as fault:
                 raise BadValue(f"has an element at position {position} that is wrong: {fault}") from None
+        if self.name == "numeric":
+            _check_written_digits([Decimal(element) for element in wire if element is not None])
         return wire
 
 
@@ -199,6 +201,7 @@ _FRACTION = re.compile(r"\.([0-9]+)")
 INTEGER_BITS = {"int2": 16, "int4": 32, "int8": 64}
 FLOAT_RANGE = {"float4": (1e-45, 3.4028235e38), "float8": (5e-324, 1.7976931348623157e308)}
 NAME_BYTES = 63  # a longer value of type `name` would silently be cut
+MAX_WRITTEN_DIGITS = 1_000_000  # of one value's numbers: seven bytes of JSON, 1e9999, are ten thousand in the answer
 NUMERIC_DIGITS_BEFORE, NUMERIC_DIGITS_AFTER = 131072, 16383  # PostgreSQL's limits of numeric, table 8.2 of its manual
 
 
@@ -585,11 +588,32 @@ _encode_json = msgspec.json.Encoder(decimal_format="number").encode
 def _load_json(value: Any, _type: ColumnType) -> str:
     try:
         _refuse_nul_within(value)
-        return _encode_json(value).decode()
+        encoded = _encode_json(value).decode()
+        if "E" in encoded:  # which a Decimal of many zeros has
+            _check_written_digits(value)
+        return encoded
     except RecursionError:
         raise BadValue("is nested too deeply") from None
     except UnicodeEncodeError:
         raise BadValue("has a lone surrogate, which is no character") from None
+
+
+def _check_written_digits(value: Any) -> None:
+    if _written_digits(value) > MAX_WRITTEN_DIGITS:
+        raise BadValue(f"has numbers that together have more than {MAX_WRITTEN_DIGITS} digits when they are written out")
+
+
+def _written_digits(value: Any) -> int:
+    """The digits of all numbers within, in the plain notation that PostgreSQL answers with."""
+    match value:
+        case Decimal():
+            return abs(value.adjusted()) + len(value.as_tuple().digits)
+        case list():
+            return sum(map(_written_digits, value))
+        case dict():
+            return sum(map(_written_digits, value.values()))
+        case _:
+            return 0
 
 
 def _refuse_nul_within(value: Any) -> None:

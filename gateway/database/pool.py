@@ -79,6 +79,7 @@ class Pool:
 
     @property
     def idle(self) -> int:
+        """Connections that wait for work."""
         return len(self._idle)
 
     @property

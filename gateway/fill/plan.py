@@ -36,7 +36,7 @@ from gateway.fill.expressions import names_read
 from gateway.fill.facts import ColumnFacts, TableFacts, Unique
 from gateway.fill.keys import KeyPool
 from gateway.fill.spaces import NULL, Space, Wanted, escape, random_numbers, walk
-from gateway.fill.values import UnknownType, space_of
+from gateway.fill.values import UnknownType, is_known, space_of
 from gateway.fill.words import null_share
 
 _ROOMY = 20
@@ -150,14 +150,15 @@ def left_columns(facts: TableFacts, pools: Sequence[KeyPool]) -> tuple[str, ...]
     """The columns that the database fills by itself."""
     referring = {column for pool in pools for column in pool.foreign_key.columns}
     return tuple(
-        column.name
-        for column in facts.columns
-        if column.generation or (column.name not in referring and (column.identity or _is_left(column.default)))
+        column.name for column in facts.columns if column.generation or (column.name not in referring and _is_left(column))
     )
 
 
-def _is_left(default: str) -> bool:
-    if "nextval(" in default:
+def _is_left(column: ColumnFacts) -> bool:
+    default = column.default
+    if column.identity or "nextval(" in default:
+        return True
+    if (default or column.type.filled) and not is_known(column.type):
         return True
     return bool(_OWN_FUNCTION.match(default)) and not _REPLACED_DEFAULT.match(default)
 

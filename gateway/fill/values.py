@@ -32,6 +32,12 @@ def space_of(type_: ValueType, restriction: Restriction, wanted: Wanted) -> Spac
     return make(type_, restriction, wanted)
 
 
+def is_known(type_: ValueType) -> bool:
+    """Whether `space_of` makes values of the type, and of what it is made of."""
+    parts = (*((type_.element,) if type_.element else ()), *type_.members)
+    return type_.name in SPACES and all(map(is_known, parts))
+
+
 def restriction_of_domain(type_: ValueType) -> Restriction:
     """What the constraints of the type's domains ask, by their first case that fits."""
     asked = ANYTHING
@@ -292,15 +298,13 @@ def _boolean_space(_type: ValueType, restriction: Restriction, wanted: Wanted) -
     return listed(kept) if kept else None
 
 
-def _computed(
-    size: int, value: Callable[[int], str], plain: bool = True, block: int | None = None
-) -> Callable[..., Space | None]:
+def _computed(size: int, value: Callable[[int], str]) -> Callable[..., Space | None]:
     """A row for a type whose values are computed from their numbers, or are the choices."""
 
     def make(_type: ValueType, restriction: Restriction, _wanted: Wanted) -> Space | None:
         if restriction.choices is not None:
             return listed(restriction.choices)
-        return Space(size, lambda numbers: [value(number) for number in numbers], size, block=block or size, plain=plain)
+        return Space(size, lambda numbers: [value(number) for number in numbers], size, block=size)
 
     return make
 

@@ -27,6 +27,10 @@ def is_claim(value: Any) -> bool:
     return isinstance(value, str) and CLAIM.fullmatch(value) is not None
 
 
+def _means_a_claim(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith("$")
+
+
 def check_access(source: Source, resource: Resource) -> Iterator[Fault]:
     """Every fault of the definition's access rules, with its line."""
     for role, definition in (source.definition.access or {}).items():
@@ -48,7 +52,7 @@ def _check_rows(source: Source, resource: Resource, rule: RuleDefinition, path: 
         return
     at = (*path, "rows")
     for place, value in _leaves(rule.rows, at):
-        if isinstance(value, str) and value.startswith("$") and not is_claim(value):
+        if _means_a_claim(value) and not is_claim(value):
             yield source.fault(place, f'"{value}" is no claim: write $sub or $claims.NAME')
     fields = {name: msgspec.structs.replace(field, filterable=True) for name, field in resource.fields.items()}
     try:
@@ -57,7 +61,7 @@ def _check_rows(source: Source, resource: Resource, rule: RuleDefinition, path: 
         for problem in fault.problems:
             yield source.fault(at, f"rows: {problem.message}")
         return
-    _, _, problems = resolve_filter(fields, written, is_claim)
+    _, _, problems = resolve_filter(fields, written, _means_a_claim)  # what is no claim is told already
     for problem in problems:
         yield source.fault(_nearest(source, at, problem.message), f"rows: {problem.message}")
 
@@ -97,7 +101,7 @@ def _check_set(source: Source, resource: Resource, rule: RuleDefinition, path: P
         field = resource.fields.get(name)
         if field is None:
             yield source.fault(at, f'there is no field "{name}".{did_you_mean(name, resource.fields)}')
-        elif isinstance(value, str) and value.startswith("$"):
+        elif _means_a_claim(value):
             if not is_claim(value):
                 yield source.fault(at, f'"{value}" is no claim: write $sub or $claims.NAME')
         elif value is None:

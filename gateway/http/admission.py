@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import msgspec
 from starlette.types import Scope
 
-from gateway.errors import GatewayError
+from gateway.errors import Unauthorized
 from gateway.guards.ratelimit import Decision, Limit, RateLimiter, address_key, refusal, subject_key, tighter
 from gateway.guards.ratelimit import headers as limit_headers
 from gateway.guards.tokens import Caller, TokenVerifier, bearer_token, refuse_query_token
@@ -40,32 +40,57 @@ class Admission:
         self._trusted = trusted
 
     async def admit(self, scope: Scope, limit: Limit | None, visitor: Visitor) -> None:
-        """Fills `visitor`. Raises RateLimited, Unauthorized or Unavailable. `limit` is the resource's own, if it has one."""
+        """Fills `visitor`. Raises RateLimited, Unauthorized or Unavailable. `limit` is the resource's own, if it has one.
+
+        The address is counted before a token costs anything to look at. A token that is kept costs nothing, so its subject is
+        counted with the address, in one trip to the store.
+        """
         limit = limit or self._limiter.default
-        if limit is not None:
-            decision = await self._limiter.check((address_key(client_address(scope, self._trusted)), limit))
-            visitor.decision = decision
-            if not decision.allowed:
-                raise _refused(decision, visitor)
         verifier = self._verifier
         if verifier is None:
+            if limit is not None:
+                await self._count(scope, limit, visitor, None)
             return
-        refuse_query_token(scope["query_string"])
-        token = bearer_token(scope["headers"])
-        if token is None:
-            return
-        visitor.caller = caller = verifier.known(token) or await verifier.verify(token)
+        token, fault = _token(scope)
+        caller = verifier.known(token) if token is not None else None
         if limit is not None:
-            decision = await self._limiter.check((subject_key(f"{self._issuer} {caller.subject}"), limit))
-            if not decision.allowed:
-                raise _refused(decision, visitor)
-            visitor.decision = tighter(visitor.decision, decision)
+            await self._count(scope, limit, visitor, caller)
+        if fault is not None:
+            raise fault
+        if token is not None and caller is None:
+            caller = await verifier.verify(token)
+            if limit is not None:
+                await self._count_subject(caller, limit, visitor)
+        visitor.caller = caller
+
+    async def _count(self, scope: Scope, limit: Limit, visitor: Visitor, caller: Caller | None) -> None:
+        address = (address_key(client_address(scope, self._trusted)), limit)
+        if caller is None:
+            decision = await self._limiter.check(address)
+        else:
+            decision = await self._limiter.check(address, (self._subject(caller), limit))
+        if not decision.allowed:
+            raise refusal(decision)
+        visitor.decision = decision
+
+    async def _count_subject(self, caller: Caller, limit: Limit, visitor: Visitor) -> None:
+        decision = await self._limiter.check((self._subject(caller), limit))
+        if not decision.allowed:
+            visitor.decision = None  # the refusal carries the headers itself
+            raise refusal(decision)
+        visitor.decision = tighter(visitor.decision, decision)
+
+    def _subject(self, caller: Caller) -> str:
+        return subject_key(f"{self._issuer} {caller.subject}")
 
 
-def _refused(decision: Decision, visitor: Visitor) -> GatewayError:
-    """The refusal carries the headers itself."""
-    visitor.decision = None
-    return refusal(decision)
+def _token(scope: Scope) -> tuple[bytes | None, Unauthorized | None]:
+    """The request's token, or what is wrong with how it carries one, to be raised once the request is counted."""
+    try:
+        refuse_query_token(scope["query_string"])
+        return bearer_token(scope["headers"]), None
+    except Unauthorized as fault:
+        return None, fault
 
 
 Limits = Mapping[tuple[str, str], Limit]

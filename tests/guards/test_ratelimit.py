@@ -99,10 +99,12 @@ class Model:
         return [((number + step) * period, (number + step + 1) * period) for step in (1, 2)]
 
 
-LIMITS = st.sampled_from([("a", 1, 60_000), ("b", 3, 60_000), ("c", 7, 3_600_000), ("d", 100, 60_000), ("e", 2, 86_400_000)])
+LIMITS = st.sampled_from([("a", 1, 60_000), ("b", 3, 60_000), ("c", 7, 60_000), ("d", 11, 3_600_000), ("e", 2, 86_400_000)])
 STEPS = st.lists(
     st.tuples(
-        st.one_of(st.integers(0, 3), st.integers(0, 200_000), st.integers(0, 200_000_000)),  # milliseconds that pass
+        st.one_of(
+            st.integers(0, 3), st.integers(0, 100_000), st.integers(0, 4_000_000), st.integers(0, 200_000_000)
+        ),  # milliseconds that pass
         st.lists(LIMITS, min_size=1, max_size=3, unique=True),
         st.integers(1, 12),  # requests at once
     ),
@@ -159,6 +161,50 @@ async def redis_storage(
         yield storage
     finally:
         await storage.close()
+
+
+@pytest.mark.parametrize("place", ["memory", "redis"])
+@pytest.mark.parametrize(
+    ("hits", "passes", "more_hits", "amount", "wait"),
+    [
+        (7, 0, 0, 7, 60_001),  # the window is full: the next one's first moment still counts it whole
+        (7, 70_000, 2, 7, 7_143),  # of the last window 5 count, which become 4 when less than 5/7 of it is covered
+        (7, 60_000, 0, 7, 1),
+        (7, 1_000, 0, 3, 59_000 + 34_286),  # the limit was lowered: 7 must become 2
+        (7, 119_999, 7, 7, 2),
+    ],
+)
+def test_what_is_refused_is_admitted_when_it_was_told_and_no_sooner(
+    place: str, redis_url: str, hits: int, passes: int, more_hits: int, amount: int, wait: int
+) -> None:
+    key, start = uuid.uuid4().hex, 60_000_000
+
+    async def take(storage: MemoryStorage | RedisStorage, limit: int) -> tuple[bool, int]:
+        answer = storage.take([(key, limit, 60_000)])
+        _, taken, _, more = answer if isinstance(answer, tuple) else await answer
+        return taken, more
+
+    async def decide(storage: MemoryStorage | RedisStorage, clock: Clock) -> None:
+        for _ in range(hits):
+            assert (await take(storage, 7))[0]
+        clock.now = (start + passes + 0.5) / 1000
+        for _ in range(more_hits):
+            assert (await take(storage, 7))[0]
+        assert await take(storage, amount) == (False, wait)
+        clock.now = (start + passes + wait - 0.5) / 1000
+        assert not (await take(storage, amount))[0]
+        clock.now = (start + passes + wait + 0.5) / 1000
+        assert (await take(storage, amount))[0]
+
+    async def run() -> None:
+        clock = Clock((start + 0.5) / 1000)
+        if place == "memory":
+            await decide(MemoryStorage(clock), clock)
+        else:
+            async with redis_storage(redis_url, clock) as storage:
+                await decide(storage, clock)
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize("place", ["memory", "redis"])

@@ -13,6 +13,8 @@ from gateway.catalog.reflect import Reflection
 from gateway.catalog.types import ColumnType
 from gateway.definitions.load import load_text
 from gateway.definitions.model import Fault, Loaded, Source
+from gateway.query.ast import GetShape, RowPlan
+from gateway.query.compile import compile_get, compile_write
 
 BIGINT = ColumnType("int8", "bigint")
 INTEGER = ColumnType("int4", "integer")
@@ -60,6 +62,11 @@ def resource(found: Table, yaml: str = "", name: str = "") -> Resource:
     catalog, faults = catalog_of((read, found))
     assert not faults, [str(fault) for fault in faults]
     return catalog.resources[read.definition.version, read.name]
+
+
+def row_sql(plan: RowPlan, found: Resource) -> str:
+    """The SQL of a get, create, patch or delete."""
+    return compile_get(plan.shape, found) if isinstance(plan.shape, GetShape) else compile_write(plan.shape, found)
 
 
 EVERY_COLUMN = (

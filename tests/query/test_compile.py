@@ -10,13 +10,13 @@ from gateway.catalog.model import Column, Resource
 from gateway.catalog.types import Family
 from gateway.query.ast import EVERYTHING as EVERY_RIGHT
 from gateway.query.ast import Bound, Grant, ListPlan
-from gateway.query.compile import compile_estimate, compile_get, compile_list, compile_write, quote
+from gateway.query.compile import compile_estimate, compile_list, quote
 from gateway.query.cursor import Cursor, encode_cursor
 from gateway.query.operators import OPERATORS, operators_for, path_operators
 from gateway.query.payload import plan_create, plan_delete, plan_patch
 from gateway.query.plan import filter_values, plan_get, plan_list
 from gateway.query.syntax.brackets import parse_list
-from tests.query.sample import BIGINT, EVERYTHING, INTEGER, JSONB, TEXT, resource, table
+from tests.query.sample import BIGINT, EVERYTHING, INTEGER, JSONB, TEXT, resource, row_sql, table
 
 FILTERS: list[tuple[str, str, tuple[object, ...]]] = [
     ("active=true", '(t."active" = $1::boolean)', (True,)),
@@ -449,15 +449,13 @@ def test_a_grants_rule_is_joined_to_what_the_caller_asks() -> None:
 
 def test_one_row_is_read_by_its_key() -> None:
     plan = plan_get(BOOKS, ("42",), {})
-    assert compile_get(plan.shape, BOOKS) == (
-        f'SELECT row_to_json(r.*) FROM (SELECT {COLUMNS} {FROM} WHERE t."id" = $1::bigint) AS r'
-    )
+    assert row_sql(plan, BOOKS) == (f'SELECT row_to_json(r.*) FROM (SELECT {COLUMNS} {FROM} WHERE t."id" = $1::bigint) AS r')
     assert plan.values == (42,)
 
 
 def test_a_create_inserts_the_fields_that_were_sent() -> None:
     plan = plan_create(BOOKS, b'{"pages": 3, "name": "x"}')
-    assert compile_write(plan.shape, BOOKS) == (
+    assert row_sql(plan, BOOKS) == (
         'WITH w AS (INSERT INTO "shop"."books" AS t ("title", "pages") VALUES ($1::text, $2::integer) RETURNING t.*) '
         'SELECT row_to_json(r.*), i.k FROM (SELECT t."id" AS c0, t."title" AS c1, t."pages" AS c2, '
         'json_build_array(t."id") AS k FROM w AS t) AS i '
@@ -468,7 +466,7 @@ def test_a_create_inserts_the_fields_that_were_sent() -> None:
 
 def test_a_patch_updates_the_row_of_its_key() -> None:
     plan = plan_patch(BOOKS, ("42",), b'{"pages": null}', merge=False)
-    assert compile_write(plan.shape, BOOKS) == (
+    assert row_sql(plan, BOOKS) == (
         'WITH w AS (UPDATE "shop"."books" AS t SET "pages" = $1::integer WHERE t."id" = $2::bigint RETURNING t.*) '
         f"SELECT row_to_json(r.*) FROM (SELECT {COLUMNS} FROM w AS t) AS r"
     )
@@ -477,14 +475,14 @@ def test_a_patch_updates_the_row_of_its_key() -> None:
 
 def test_a_delete_tells_that_there_was_a_row() -> None:
     plan = plan_delete(BOOKS, ("42",))
-    assert compile_write(plan.shape, BOOKS) == 'DELETE FROM "shop"."books" AS t WHERE t."id" = $1::bigint RETURNING 1'
+    assert row_sql(plan, BOOKS) == 'DELETE FROM "shop"."books" AS t WHERE t."id" = $1::bigint RETURNING 1'
     assert plan.values == (42,)
 
 
 def test_an_empty_create_leaves_every_column_to_its_default() -> None:
     bare = resource(table("bare", [Column("id", BIGINT, nullable=False, filled=True)]))
     plan = plan_create(bare, b"{}")
-    assert 'INSERT INTO "public"."bare" AS t DEFAULT VALUES RETURNING t.*' in compile_write(plan.shape, bare)
+    assert 'INSERT INTO "public"."bare" AS t DEFAULT VALUES RETURNING t.*' in row_sql(plan, bare)
     assert plan.values == ()
 
 
@@ -501,7 +499,7 @@ def test_a_merge_patch_sets_drops_and_goes_into_objects() -> None:
     plan = plan_patch(docs, ("1",), b'{"doc": {"a": 1, "b": null, "c": {"d": 2}}}', merge=True)
     whole = "CASE WHEN jsonb_typeof({x}) = 'object' THEN {x} ELSE '{{}}'::jsonb END"
     outer, inner = whole.format(x='t."doc"::jsonb'), whole.format(x='(t."doc"::jsonb -> $3::text)')
-    assert compile_write(plan.shape, docs).partition(" SET ")[2].partition(" WHERE ")[0] == (
+    assert row_sql(plan, docs).partition(" SET ")[2].partition(" WHERE ")[0] == (
         f'"doc" = ((({outer}) - $1::text[]) || $2::text::jsonb || jsonb_build_object($3::text, '
         f"(({inner}) - $4::text[]) || $5::text::jsonb))::jsonb"
     )

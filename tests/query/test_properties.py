@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -19,15 +20,15 @@ from gateway.catalog.model import Column, Resource, SortKey
 from gateway.errors import GatewayError
 from gateway.http.requests import split_path
 from gateway.http.responses import key_text, problem_response
-from gateway.query.ast import Condition, Group, Merge, Written
-from gateway.query.compile import compile_estimate, compile_get, compile_list, compile_write
+from gateway.query.ast import Condition, Group, Merge, RowPlan, Written
+from gateway.query.compile import compile_estimate, compile_list
 from gateway.query.cursor import Cursor, decode_cursor, encode_cursor
 from gateway.query.operators import OPERATORS, operators_for
 from gateway.query.payload import plan_create, plan_delete, plan_patch
 from gateway.query.plan import filter_values, plan_get, plan_list
 from gateway.query.syntax.brackets import OPTIONS, join_list, parse_list, parse_parameters, split_list
 from gateway.query.syntax.json import parse_filter
-from tests.query.sample import BIGINT, EVERYTHING, JSONB, TEXT, resource, table
+from tests.query.sample import BIGINT, EVERYTHING, JSONB, TEXT, resource, row_sql, table
 
 PAIR = resource(
     table(
@@ -264,13 +265,14 @@ BODIES = st.one_of(
 @example(b'{"id": 1e999999999}', False, EVERYTHING)
 def test_any_body_is_a_plan_or_an_error_of_ours(body: bytes, merge: bool, found: Resource) -> None:
     key = ("1", "x")[: len(found.key)]
-    for plan_of in (lambda: plan_create(found, body), lambda: plan_patch(found, key, body, merge)):
+    plans: tuple[Callable[[], RowPlan], ...] = (lambda: plan_create(found, body), lambda: plan_patch(found, key, body, merge))
+    for plan_of in plans:
         try:
             plan = plan_of()
         except GatewayError as error:
             check_told(error)
             continue
-        check_parameters(compile_write(plan.shape, found), plan.values)  # type: ignore[arg-type]
+        check_parameters(row_sql(plan, found), plan.values)
 
 
 @settings(parent=FEW, max_examples=700)
@@ -283,8 +285,8 @@ def test_any_key_and_parameters_are_a_plan_or_an_error_of_ours(key: tuple[str, .
         except GatewayError as error:
             check_told(error)
             continue
-        check_parameters(compile_get(plan.shape, found), plan.values)  # type: ignore[arg-type]
-        check_parameters(compile_write(deletion.shape, found), deletion.values)  # type: ignore[arg-type]
+        check_parameters(row_sql(plan, found), plan.values)
+        check_parameters(row_sql(deletion, found), deletion.values)
 
 
 # --- SQL never depends on values ---------------------------------------------------------------------------------------
