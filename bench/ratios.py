@@ -1,10 +1,11 @@
-"""Point read and list of 20 against a bare ASGI hello, in one run: requests/s and the server's CPU time per request.
+"""Point read and list of 20 against a bare ASGI hello, and what the guards add, in one run: requests/s and the server's CPU.
 
     .venv/bin/python bench/ratios.py [--seconds 5] [--rounds 3] [--connections 32] [--rows 10000]
 
 Each round measures all three in turn, so that a machine whose speed drifts shifts all of them; medians are quoted. Everything
 runs on this machine: an embedded PostgreSQL, one process of each server, and a load generator that keeps every connection
-busy with one request at a time. No token, no limit: AUTH=off.
+busy with one request at a time. The unguarded server has AUTH=off and RATE_LIMIT=off; the guarded one verifies a token by JWKS,
+applies a grant, and counts address and subject in an embedded Valkey.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import psutil
 import uvloop
 
 from gateway import embedded
+from gateway.dev_issuer import DevIssuer, serving
 from gateway.fill import fill_resource
 from gateway.migrate import upgrade
 
@@ -50,8 +52,8 @@ END_OF_HEAD = b"\r\n\r\n"
 class Connection(asyncio.Protocol):
     """One keep-alive connection that sends the next request when the last answer is whole."""
 
-    def __init__(self, path: Callable[[], str], deadline: float, done: asyncio.Future[None]) -> None:
-        self.path, self.deadline, self.done = path, deadline, done
+    def __init__(self, path: Callable[[], str], headers: str, deadline: float, done: asyncio.Future[None]) -> None:
+        self.path, self.headers, self.deadline, self.done = path, headers, deadline, done
         self.buffer = b""
         self.expected = 0
         self.answers = 0
@@ -62,7 +64,7 @@ class Connection(asyncio.Protocol):
         self.request()
 
     def request(self) -> None:
-        self.transport.write(f"GET {self.path()} HTTP/1.1\r\nHost: bench\r\n\r\n".encode())
+        self.transport.write(f"GET {self.path()} HTTP/1.1\r\nHost: bench\r\n{self.headers}\r\n".encode())
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
@@ -85,11 +87,11 @@ class Connection(asyncio.Protocol):
             self.done.set_result(None)
 
 
-async def drive(port: int, path: Callable[[], str], seconds: float, connections: int) -> tuple[int, int, float]:
+async def drive(port: int, path: Callable[[], str], headers: str, seconds: float, connections: int) -> tuple[int, int, float]:
     """Answers, failures among them, and seconds."""
     loop = asyncio.get_running_loop()
     started = time.perf_counter()
-    protocols = [Connection(path, started + seconds, loop.create_future()) for _ in range(connections)]
+    protocols = [Connection(path, headers, started + seconds, loop.create_future()) for _ in range(connections)]
     await asyncio.gather(*(loop.create_connection(lambda p=p: p, "127.0.0.1", port) for p in protocols))  # type: ignore[misc]
     await asyncio.gather(*(protocol.done for protocol in protocols))
     elapsed = time.perf_counter() - started
@@ -121,10 +123,12 @@ def server(command: list[str], port: int, **environ: str) -> Iterator[psutil.Pro
         process.wait(10)
 
 
-def measure(process: psutil.Process, port: int, path: Callable[[], str], seconds: float, connections: int) -> tuple[float, float]:
+def measure(
+    process: psutil.Process, port: int, path: Callable[[], str], headers: str, seconds: float, connections: int
+) -> tuple[float, float]:
     """Requests/s, and the server's CPU in microseconds per request."""
     before = sum(process.cpu_times()[:2])
-    answers, failures, elapsed = uvloop.run(drive(port, path, seconds, connections))
+    answers, failures, elapsed = uvloop.run(drive(port, path, headers, seconds, connections))
     if failures:
         raise SystemExit(f"{failures} of {answers} answers were no 200")
     return answers / elapsed, (sum(process.cpu_times()[:2]) - before) / answers * 1e6
@@ -139,29 +143,51 @@ def main() -> None:
     options = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="gateway-bench-"))
     directory.chmod(0o755)
-    with embedded.postgres(directory, durable=False) as url:
+    issuer = DevIssuer.open(directory)
+    with embedded.servers(directory, durable=False) as servers, serving(issuer) as jwks_url:
+        url = servers.database_url
         upgrade(url)
         for resource, rows in (("categories", 50), ("products", options.rows)):
             fill_resource(url, Path("resources"), resource, rows)
         (directory / "hello.py").write_text(HELLO)
-        hello_port, port = free_port(), free_port()
+        hello_port, port, guarded_port = free_port(), free_port(), free_port()
         hello = [sys.executable, "-m", "uvicorn", "hello:app", "--app-dir", str(directory), "--port", str(hello_port)]
         hello += ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--no-server-header", "--log-level", "error"]
-        gateway = [sys.executable, "-m", "gateway", "serve", "--port", str(port)]
+        gateway = [sys.executable, "-m", "gateway", "serve", "--port"]
+        common = {"DATABASE_URL": url, "LOG_LEVEL": "error", "RESOURCES_DIR": str(unlimited_resources(directory))}
+        guards = {"AUTH_JWKS_URL": jwks_url, "AUTH_ISSUER": issuer.issuer, "AUTH_AUDIENCE": issuer.audience}
+        guards |= {"REDIS_URL": servers.redis_url, "RATE_LIMIT": "900000000/minute"}
+        bearer = f"Authorization: Bearer {issuer.sign('bench', ['admin'])}\r\n"
         with (
             server(hello, hello_port) as bare,
-            server(gateway, port, DATABASE_URL=url, AUTH="off", RATE_LIMIT="off", LOG_LEVEL="error") as ours,
+            server([*gateway, str(port)], port, **common, AUTH="off", RATE_LIMIT="off") as ours,
+            server([*gateway, str(guarded_port)], guarded_port, **common, **guards) as guarded,
         ):
-            cases: dict[str, tuple[psutil.Process, int, Callable[[], str]]] = {
-                "bare ASGI hello": (bare, hello_port, lambda: "/"),
-                "point read": (ours, port, lambda: f"/api/v1/products/{random.randint(1, options.rows)}"),
-                "list of 20": (ours, port, lambda: "/api/v1/products"),
+
+            def point() -> str:
+                return f"/api/v1/products/{random.randint(1, options.rows)}"
+
+            cases: dict[str, tuple[psutil.Process, int, Callable[[], str], str]] = {
+                "bare ASGI hello": (bare, hello_port, lambda: "/", ""),
+                "point read": (ours, port, point, ""),
+                "point read, guarded": (guarded, guarded_port, point, bearer),
+                "list of 20": (ours, port, lambda: "/api/v1/products", ""),
             }
             figures: dict[str, list[tuple[float, float]]] = {name: [] for name in cases}
             for _ in range(options.rounds):
-                for name, (process, at, path) in cases.items():
-                    figures[name].append(measure(process, at, path, options.seconds, options.connections))
+                for name, (process, at, path, headers) in cases.items():
+                    figures[name].append(measure(process, at, path, headers, options.seconds, options.connections))
     report(figures)
+
+
+def unlimited_resources(directory: Path) -> Path:
+    """The resource files without limits of their own, so that RATE_LIMIT is what counts."""
+    resources = directory / "resources"
+    resources.mkdir()
+    for file in Path("resources").glob("*.yaml"):
+        lines = file.read_text().splitlines(keepends=True)
+        (resources / file.name).write_text("".join(line for line in lines if not line.startswith("rate_limit:")))
+    return resources
 
 
 def report(figures: dict[str, list[tuple[float, float]]]) -> None:

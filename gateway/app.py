@@ -190,7 +190,7 @@ class Gateway:
             limits={
                 place: resource_limit(resource.definition.rate_limit, *place)
                 for place, resource in catalog.resources.items()
-                if resource.definition.rate_limit is not None
+                if self.settings.rate_limit is not None and resource.definition.rate_limit is not None
             },
             document=document_of,
         )

@@ -186,7 +186,7 @@ _OFFSET = r"([Zz]|[+-][0-9]{2}:[0-9]{2})"
 _TIME_TZ = re.compile(_CLOCK + r"([Zz]|[+-][0-9]{2}(:[0-9]{2}){0,2})")
 _TIMESTAMP = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]" + _CLOCK)
 _TIMESTAMP_TZ = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?" + _OFFSET)
-_AMOUNT = r"[+-]?[0-9]{1,9}"
+_AMOUNT = r"[+-]?[0-9]{1,10}"
 _INTERVAL = re.compile(
     rf"-?P(?=[-+0-9T])({_AMOUNT}Y)?({_AMOUNT}M)?({_AMOUNT}W)?({_AMOUNT}D)?"
     rf"(T(?=[-+0-9])({_AMOUNT}H)?({_AMOUNT}M)?({_AMOUNT}(\.[0-9]{{1,6}})?S)?)?"
@@ -591,11 +591,11 @@ def _load_json(value: Any, _type: ColumnType) -> str:
         encoded = _encode_json(value).decode()
         if "E" in encoded:  # which a Decimal of many zeros has
             _check_written_digits(value)
-        return encoded
     except RecursionError:
         raise BadValue("is nested too deeply") from None
     except UnicodeEncodeError:
         raise BadValue("has a lone surrogate, which is no character") from None
+    return encoded
 
 
 def _check_written_digits(value: Any) -> None:

@@ -17,15 +17,19 @@ from gateway.errors import (
     ERRORS,
     Conflict,
     DatabaseTimeout,
+    Forbidden,
     GatewayError,
     InternalError,
     MethodNotAllowed,
     NotFound,
     PayloadTooLarge,
+    RateLimited,
+    Unauthorized,
     Unavailable,
     UnsupportedMediaType,
     ValidationFailed,
 )
+from gateway.http.edge import MAX_HEAD_BYTES
 from gateway.http.value_schemas import (
     FLAG,
     NULL,
@@ -50,43 +54,38 @@ OPENAPI_VERSION = "3.1.0"
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
 
+_EVERYWHERE = (ValidationFailed, DatabaseTimeout, RateLimited, InternalError, Unavailable)
+_WITH_A_BODY = (PayloadTooLarge, UnsupportedMediaType)
+
 OPERATION_ERRORS: Mapping[str, tuple[type[GatewayError], ...]] = {
-    "list": (ValidationFailed, DatabaseTimeout, InternalError, Unavailable),
-    "get": (ValidationFailed, NotFound, DatabaseTimeout, InternalError, Unavailable),
-    "create": (
-        ValidationFailed,
-        DatabaseTimeout,
-        Conflict,
-        PayloadTooLarge,
-        UnsupportedMediaType,
-        InternalError,
-        Unavailable,
-    ),
-    "patch": (
-        ValidationFailed,
-        NotFound,
-        DatabaseTimeout,
-        Conflict,
-        PayloadTooLarge,
-        UnsupportedMediaType,
-        InternalError,
-        Unavailable,
-    ),
-    "delete": (ValidationFailed, NotFound, DatabaseTimeout, Conflict, InternalError, Unavailable),
+    "list": _EVERYWHERE,
+    "get": (*_EVERYWHERE, NotFound),
+    "create": (*_EVERYWHERE, Conflict, *_WITH_A_BODY),
+    "patch": (*_EVERYWHERE, NotFound, Conflict, *_WITH_A_BODY),
+    "delete": (*_EVERYWHERE, NotFound, Conflict),
+    "openapi": (RateLimited, InternalError),
 }
 """What each operation may answer beside success. 405 is no operation's answer: it is for the methods that a path lacks."""
+
+SECURED_ERRORS: Mapping[str, tuple[type[GatewayError], ...]] = {
+    **dict.fromkeys(("list", "get", "create", "patch", "delete"), (Unauthorized, Forbidden)),
+    "openapi": (Unauthorized,),
+}
+"""What comes on top where tokens are looked at."""
 
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._-]")
 
 
-def document(catalog: Catalog, version: str, *, max_body_bytes: int, service_name: str) -> dict[str, Any]:
-    """The OpenAPI document of `version`. Resources that are broken are not in it."""
+def document(catalog: Catalog, version: str, *, max_body_bytes: int, service_name: str, secured: bool = False) -> dict[str, Any]:
+    """The OpenAPI document of `version`. Resources that are broken are not in it. `secured`: tokens are looked at."""
     resources = [resource for (of_version, _), resource in catalog.resources.items() if of_version == version]
     shared = _Shared()
     paths: dict[str, Any] = {}
     for resource in resources:
         paths |= _paths(resource, shared)
     paths |= _operations_paths(version)
+    if secured:
+        _secure(paths)
     return {
         "openapi": OPENAPI_VERSION,
         "info": {
@@ -97,14 +96,29 @@ def document(catalog: Catalog, version: str, *, max_body_bytes: int, service_nam
         },
         "servers": [{"url": "/", "description": "This host"}],
         "tags": [*map(_tag, resources), {"name": "operations", "description": "Health, and this document."}],
+        **({"security": [{"bearer": []}, {}]} if secured else {}),
         "paths": paths,
         "components": {
             "schemas": {**_COMMON_SCHEMAS, **shared.schemas},
             "parameters": _COMMON_PARAMETERS,
             "headers": _HEADERS,
             "responses": {error.__name__: _error_response(error) for error in ERRORS},
+            **({"securitySchemes": {"bearer": _BEARER}} if secured else {}),
         },
     }
+
+
+def _secure(paths: Mapping[str, Any]) -> None:
+    """Adds to each operation what tokens bring with them; health asks for none."""
+    for item in paths.values():
+        for operation in item.values():
+            kind = operation["operationId"].rpartition("_")[2] if isinstance(operation, dict) else ""
+            if operation_errors := SECURED_ERRORS.get(kind):
+                operation["responses"] |= _error_responses(operation_errors)
+
+
+def _error_responses(errors: Iterable[type[GatewayError]]) -> dict[str, Any]:
+    return {str(error.status): _ref("responses", error.__name__) for error in sorted(errors, key=lambda error: error.status)}
 
 
 class _Shared:
@@ -157,7 +171,7 @@ def _tag(resource: Resource) -> dict[str, str]:
 
 
 def _operation(resource: Resource, name: str, summary: str, success: dict[str, Any], **more: Any) -> dict[str, Any]:
-    responses = success | {str(error.status): _ref("responses", error.__name__) for error in OPERATION_ERRORS[name]}
+    responses = success | _error_responses(OPERATION_ERRORS[name])
     return {
         "operationId": f"{resource.name}_{name}",
         "tags": [resource.name],
@@ -231,7 +245,7 @@ def _delete(resource: Resource) -> dict[str, Any]:
         resource,
         "delete",
         f"Delete one row of {resource.name}",
-        {"204": {"description": "It is gone.", "headers": {"X-Request-Id": _ref("headers", "X-Request-Id")}}},
+        {"204": {"description": "It is gone.", "headers": _headers(*ALWAYS)}},
         parameters=[_ref("parameters", "RequestId")],
     )
 
@@ -239,9 +253,13 @@ def _delete(resource: Resource) -> dict[str, Any]:
 def _success(description: str, schema: Schema, **headers: Schema) -> dict[str, Any]:
     return {
         "description": description,
-        "headers": {"X-Request-Id": _ref("headers", "X-Request-Id"), **headers},
+        "headers": {**_headers(*ALWAYS), **headers},
         "content": {JSON: {"schema": schema}},
     }
+
+
+def _headers(*names: str) -> dict[str, Any]:
+    return {name: _ref("headers", name) for name in names}
 
 
 def _body(schema: Schema, *media_types: str) -> dict[str, Any]:
@@ -605,21 +623,34 @@ _HEADERS: dict[str, Any] = {
         "schema": {"type": "string", "format": "uri-reference"},
     },
     "Allow": {"description": "The methods that this path takes.", "required": True, "schema": {"type": "string"}},
+    "WWW-Authenticate": {"description": "Why no token was accepted (RFC 6750).", "required": True, "schema": {"type": "string"}},
+    "RateLimit": {
+        "description": "What is left of the tightest limit, and for how long (draft-ietf-httpapi-ratelimit-headers).",
+        "schema": {"type": "string"},
+    },
+    "RateLimit-Policy": {"description": "The limit that `RateLimit` speaks of.", "schema": {"type": "string"}},
     "Retry-After": {"description": "In seconds.", "required": True, "schema": {"type": "integer", "minimum": 0}},
 }
 
+ALWAYS = ("X-Request-Id", "RateLimit", "RateLimit-Policy")
+"""On every answer of the data path; the last two where a limit is set."""
+
 _ERROR_HEADERS: Mapping[type[GatewayError], tuple[str, ...]] = {
+    Unauthorized: ("WWW-Authenticate",),
     MethodNotAllowed: ("Allow",),
+    RateLimited: ("Retry-After",),
     Unavailable: ("Retry-After",),
 }
 
+_BEARER = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "Without one, what anybody may do is left."}
+
 
 def _error_response(error: type[GatewayError]) -> dict[str, Any]:
-    names = ("X-Request-Id", *_ERROR_HEADERS.get(error, ()))
+    names = (*ALWAYS, *_ERROR_HEADERS.get(error, ()))
     code = {"properties": {"error": {"properties": {"code": {"const": error.code}}}}}
     return {
         "description": f"`{error.code}`: {error.default_message}",
-        "headers": {name: _ref("headers", name) for name in names},
+        "headers": _headers(*names),
         "content": {JSON: {"schema": {"allOf": [_ref("schemas", "Error"), code]}}},
     }
 
@@ -630,7 +661,7 @@ def _overview(max_body_bytes: int) -> str:
         "Rows over HTTP. Nothing is ignored: an unknown parameter or field, a wrong type or a parameter sent twice is a 400 "
         "that names every problem at once.\n\n"
         f"Limits of one request: {MAX_PARAMETERS} parameters, {MAX_COMPARISONS} comparisons, {MAX_LIST_ITEMS:,} items in a "
-        f"list of values, {max_body_bytes:,} bytes of body. No text holds U+0000.\n\n"
+        f"list of values, {MAX_HEAD_BYTES:,} bytes of headers, {max_body_bytes:,} bytes of body. No text holds U+0000.\n\n"
         "In a comma-separated list of texts, a comma inside a value is written `\\,` and a backslash `\\\\`.\n\n"
         f"| status | code | meaning |\n| --- | --- | --- |\n{errors}"
     )
@@ -638,25 +669,22 @@ def _overview(max_body_bytes: int) -> str:
 
 def _operations_paths(version: str) -> dict[str, Any]:
     """The routes that are no resource's."""
-    request_id = {"X-Request-Id": _ref("headers", "X-Request-Id")}
 
     def health(name: str, summary: str, *, may_fail: bool) -> dict[str, Any]:
-        answer = {"headers": request_id, "content": {JSON: {"schema": _ref("schemas", "Health")}}}
+        answer = {"headers": _headers("X-Request-Id"), "content": {JSON: {"schema": _ref("schemas", "Health")}}}
         responses = {"200": {"description": "It is.", **answer}}
         if may_fail:
             responses["503"] = {"description": "It is not; each dependency says why.", **answer}
         return {"get": {"operationId": f"health_{name}", "tags": ["operations"], "summary": summary, "responses": responses}}
 
-    itself = {"description": "This document.", "headers": request_id, "content": {JSON: {"schema": {"type": "object"}}}}
+    itself = {
+        "operationId": "openapi",
+        "tags": ["operations"],
+        "summary": "This document",
+        "responses": {"200": _success("This document.", {"type": "object"}), **_error_responses(OPERATION_ERRORS["openapi"])},
+    }
     return {
-        f"/api/{version}/openapi.json": {
-            "get": {
-                "operationId": "openapi",
-                "tags": ["operations"],
-                "summary": "This document",
-                "responses": {"200": itself},
-            }
-        },
+        f"/api/{version}/openapi.json": {"get": itself},
         "/health/live": health("live", "Whether the process runs", may_fail=False),
         "/health/ready": health("ready", "Whether it can serve, with a reason for each dependency", may_fail=True),
     }

@@ -283,7 +283,10 @@ FOREIGN: dict[str, Foreign] = {
     "boolean_keys": Foreign(rows=[{"k": True}], spare={"k": False}),
     "enum_keys": Foreign(rows=[{"k": k} for k in ("😀", "Very Happy, really", 'it\'s "fine"')], spare={"k": "sad"}),
     "inet_keys": Foreign(rows=[{"k": k} for k in ("10.0.0.1", "10.0.0.0/8", "2001:db8::1")], spare={"k": "::"}),
-    "interval_keys": Foreign(rows=[{"k": k} for k in ("PT0S", "P-1M", "P1DT-2H", "PT0.000001S")], spare={"k": "P7D"}),
+    "interval_keys": Foreign(
+        rows=[{"k": k} for k in ("PT0S", "P-1M", "P1DT-2H", "PT0.000001S", "PT-2562047788H-54S", "P178956970Y-3D")],
+        spare={"k": "P7D"},
+    ),
     "range_keys": Foreign(rows=[{"k": k} for k in ("empty", "[1,5)", "(,)", "(,3)")], spare={"k": "[7,8)"}),
     "char_keys": Foreign(rows=[{"k": k} for k in ("abcde", "     ", "a    ", "😀😀   ")], spare={"k": "s    "}),
     "unique_not_null": Foreign("key: code\n", [{"code": "a/b", "v": "x"}, {"code": "", "v": None}], {"code": "spare"}),

@@ -10,17 +10,33 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.journeys.answers import domain, made
+from gateway import migrate
+from tests.conftest import throwaway_database
+from tests.journeys.answers import gateway_over, made
+from tests.serving import write_resources
 
 TIME_LIMIT_SECONDS = 280
 SEED = "20261122"
 METHODS = {"get", "post", "patch", "delete"}
 ROOT = Path(__file__).parents[2]
+
+
+@contextmanager
+def unlimited(server_url: str, directory: Path) -> Iterator[httpx.Client]:
+    """The seven resources without rate limits, which would answer for the operations that are to be tried."""
+    files = {path.stem: re.sub(r"(?m)^rate_limit:.*\n", "", path.read_text()) for path in (ROOT / "resources").glob("*.yaml")}
+    resources = write_resources(directory / "resources", files)
+    with throwaway_database(server_url) as url:
+        migrate.upgrade(url)
+        with gateway_over(url, resources, RATE_LIMIT="off") as client:
+            yield client
 
 
 def fill(client: httpx.Client) -> None:
@@ -80,7 +96,7 @@ def counted(pattern: str, output: str) -> tuple[int, ...]:
 def test_schemathesis_finds_nothing(
     postgres_url: str, tmp_path: Path, phases: str, max_examples: int, least_requests: int
 ) -> None:
-    with domain(postgres_url) as client:
+    with unlimited(postgres_url, tmp_path) as client:
         fill(client)
         operations = sum(len(item.keys() & METHODS) for item in paths(client)) - 1  # the document's own is not tried
         output = run(client, tmp_path, phases, max_examples)
