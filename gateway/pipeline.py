@@ -21,7 +21,7 @@ from gateway.database.execute import Database, Rows
 from gateway.database.sqlstate import Refusal, Violation
 from gateway.errors import Conflict, GatewayError, NotFound, Problem, Unavailable, ValidationFailed
 from gateway.query.ast import EVERYTHING, Count, Grant, ListPlan, ListRequest, RowPlan, WriteShape
-from gateway.query.cursor import Cursor, encode_cursor
+from gateway.query.cursor import MAX_CURSOR_CHARACTERS, Cursor, encode_cursor
 from gateway.query.payload import plan_create, plan_delete, plan_patch
 from gateway.query.plan import filter_values, plan_get, plan_list, readable_fields
 from gateway.query.statements import ListStatement, Statements
@@ -169,9 +169,11 @@ def _page(plan: ListPlan, statement: ListStatement, rows: Rows, total: int | Non
     )
 
 
-def _cursor(plan: ListPlan, statement: ListStatement, row: Any, column: int, backward: bool) -> str:
+def _cursor(plan: ListPlan, statement: ListStatement, row: Any, column: int, backward: bool) -> str | None:
+    """None for a row whose sort keys are too long for a URL to carry."""
     values = tuple(row[column + 1]) if statement.reader is None else statement.reader.read(row[column])
-    return encode_cursor(Cursor(plan.fingerprint, backward, values))
+    cursor = encode_cursor(Cursor(plan.fingerprint, backward, values))
+    return cursor if len(cursor) <= MAX_CURSOR_CHARACTERS else None
 
 
 # --- refusals ----------------------------------------------------------------------------------------------------------

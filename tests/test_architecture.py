@@ -33,6 +33,8 @@ FLOORS: dict[str, int] = {
     "http": 6,
     "app": 7,
     "embedded": 8,
+    "terminal": 8,
+    "dev": 8,
     "dev_issuer": 8,
     "cli": 8,
     "__main__": 8,

@@ -55,7 +55,7 @@ class Policy:
             rows = _bound(rule, caller)
             if operation == "read":
                 return Grant(name=rule.role, read_fields=rule.fields, rows=rows)
-            written = tuple((name, _known(value, caller)) for name, value in rule.set)
+            written = tuple((name, _fitting(resource.fields[name], _known(value, caller))) for name, value in rule.set)
         except _Missing:
             raise _refusal(caller) from None
         readable, read_fields, seen = self._reading(rules["read"], caller)
@@ -125,7 +125,9 @@ def _rule(resource: Resource, role: str, operation: Operation, rule: RuleDefinit
     rows: Filter | None = None
     values: Values = ()
     if rule.rows is not None:
-        rows, values, _ = resolve_filter(rule_fields(resource), parse_filter(as_exact(rule.rows), "rows"), is_claim)
+        rows, values, problems = resolve_filter(rule_fields(resource), parse_filter(as_exact(rule.rows), "rows"), is_claim)
+        if rows is None or problems:
+            raise ValueError(f"{resource.id}: the rows of {role} were not checked: {problems}")  # never a wider rule instead
     written = tuple((name, _prepared(resource.fields[name], value)) for name, value in (rule.set or {}).items())
     fields = None if rule.fields is None else frozenset(rule.fields)
     if written and operation != "read":
@@ -161,6 +163,16 @@ def _bound(rule: Rule, caller: Caller | None) -> Bound | None:
     if rule.rows is None:
         return None
     return Bound(rule.rows, tuple(_known(value, caller) for value in rule.values))
+
+
+def _fitting(field: Field, value: Any) -> Any:
+    """A value to be written, which the column must take as it is: the database would round some."""
+    try:
+        if value is not None:
+            field.type.check_fit(value)
+    except BadValue:
+        raise _Missing from None
+    return value
 
 
 def _known(value: Any, caller: Caller | None) -> Any:

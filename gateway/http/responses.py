@@ -80,16 +80,22 @@ def _text_or_null(cursor: str | None) -> str:
     return "null" if cursor is None else f'"{cursor}"'
 
 
+MAX_LINKED_CURSOR = 2000
+"""A longer cursor stands in `meta` alone: many clients take no more than 8 kB of headers."""
+
+
 def _links(page: Page, path: str, query_string: bytes) -> bytes:
     kept = "".join(f"{_safe(piece)}&" for piece in query_string.split(b"&") if piece and not _leads(piece))
     base = f"<{quote(path, safe='/%,')}?{kept}"
     links: list[str] = []
-    if page.next_cursor:
+    if page.next_cursor and len(page.next_cursor) <= MAX_LINKED_CURSOR:
         links.append(f'{base}cursor={page.next_cursor}>; rel="next"')
+    elif page.has_more and page.page is not None:
+        links.append(f'{base}page={page.page + 1}>; rel="next"')
     if page.page is not None and page.page > 1:
         links.append(f'{base}page={page.page - 1}>; rel="prev"')
         links.append(f'{base}page=1>; rel="first"')
-    elif page.prev_cursor:
+    elif page.prev_cursor and len(page.prev_cursor) <= MAX_LINKED_CURSOR:
         links.append(f'{base}cursor={page.prev_cursor}>; rel="prev"')
     return ", ".join(links).encode("latin-1")
 

@@ -16,7 +16,8 @@ from typing import Any
 import msgspec
 
 FINGERPRINT_BYTES = 6
-MAX_CURSOR_CHARACTERS = 8192
+MAX_CURSOR_CHARACTERS = 16_384
+"""A sort by longer texts gives no cursor; a URL that could carry one would be refused on its way."""
 
 
 class BadCursor(ValueError):
@@ -41,7 +42,7 @@ def fingerprint(*parts: Any) -> bytes:
 
 
 def encode_cursor(cursor: Cursor) -> str:
-    """The cursor as URL-safe text without padding."""
+    """The cursor as URL-safe text without padding. Longer than MAX_CURSOR_CHARACTERS it would not be taken back."""
     body = _encode(cursor)
     return _as_text(body + zlib.crc32(body).to_bytes(4))
 

@@ -129,11 +129,12 @@ def _refuse_names(
     problems: list[Problem],
 ) -> None:
     kept: list[Problem] = []
+    shown = readable_fields(resource, grant)  # what the caller cannot see does not exist for them, here as in a list
     for name in members:
         if name in writable:
             continue
         field = resource.visible.get(name)
-        if field is None:
+        if field is None or name not in shown:
             known = f"Fields: {', '.join(writable)}"
             problems.append(Problem(name[:200], f"is not a field.{did_you_mean(name[:200], writable)} {known}"))
         elif field.readonly:

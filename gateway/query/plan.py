@@ -36,7 +36,7 @@ from gateway.query.ast import (
     Written,
 )
 from gateway.query.cursor import BadCursor, decode_cursor, fingerprint
-from gateway.query.operators import OPERATORS, Operator, operators_for, path_operators
+from gateway.query.operators import OPERATORS, Operator, escape_like, operators_for, path_operators
 from gateway.query.strict_json import BadJson, decode_json
 from gateway.query.syntax.brackets import OPTIONS, split_list
 from gateway.query.syntax.json import parse_filter
@@ -282,7 +282,7 @@ class _Resolver:
         items = [condition.value] if operator.arity == "one" else _items(operator, condition)
         numeric = _is_numeric(operator, items, condition.typed)
         try:
-            values = [_path_value(operator, item, numeric) for item in items]
+            values = [self._path_operand(operator, item, numeric) for item in items]
         except BadValue as fault:
             raise _Refused(f"{_subject(condition)}{fault}") from None
         if operator.arity == "list":
@@ -290,6 +290,11 @@ class _Resolver:
         else:
             self.values += values
         return Comparison(field.name, operator.name, "number" if numeric else "text")
+
+    def _path_operand(self, operator: Operator, item: Any, numeric: bool) -> Any:
+        if self.stands_for_a_value(item):
+            return Deferred(item, operator, _TEXT)
+        return _path_value(operator, item, numeric)
 
     def _flag(self, condition: Condition) -> bool:
         flag = condition.value if condition.typed else {"true": True, "false": False}.get(condition.value)
@@ -316,7 +321,12 @@ class Deferred(msgspec.Struct, frozen=True):
 
 
 def _bind_one(operator: Operator, column_type: ColumnType, value: Any) -> Wire:
-    """A claim's string is read as a URL's text is, for `sub` is always a string, whatever the column's type."""
+    """A claim's string is read as a URL's text is, for `sub` is always a string, whatever the column's type.
+
+    It is a value and never a pattern: a `%` in somebody's name must not open everybody's rows.
+    """
+    if operator.kind == "pattern" and operator.prepare is None and isinstance(value, str):
+        value = escape_like(value)
     if isinstance(value, float):
         value = Decimal(repr(value))
     return _one(operator, column_type, value, typed=not isinstance(value, str) or column_type.array)

@@ -40,6 +40,7 @@ def answer(app: ASGIApp, path: str, method: str = "GET") -> Messages:
         "query_string": b"",
         "headers": [(b"x-request-id", b"find-me")],
     }
+
     async def run() -> None:
         await app(scope, receive, send)
 

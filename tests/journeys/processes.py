@@ -21,7 +21,7 @@ PATIENCE_SECONDS = 60.0
 def environment(database_url: str, **variables: str) -> dict[str, str]:
     """This process's environment without the gateway's own variables, and with those given."""
     kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH")}
-    return {**kept, "DATABASE_URL": database_url, "AUTH": "off", **variables}
+    return {**kept, "DATABASE_URL": database_url, "AUTH": "off", "RATE_LIMIT": "off", **variables}
 
 
 def run(directory: Path, database_url: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
