@@ -18,13 +18,17 @@ import msgspec
 
 from gateway.catalog.model import Catalog, Field, Resource
 from gateway.database.execute import Database, Rows
-from gateway.database.sqlstate import Refusal, Violation
-from gateway.errors import Conflict, GatewayError, NotFound, Problem, Unavailable, ValidationFailed
-from gateway.query.ast import EVERYTHING, Count, Grant, ListPlan, ListRequest, RowPlan, WriteShape
+from gateway.database.sqlstate import OUTSIDE, Refusal, Violation
+from gateway.errors import Conflict, Forbidden, GatewayError, NotFound, Problem, Unavailable, ValidationFailed
+from gateway.query.ast import EVERYTHING, Count, Grant, ListPlan, ListRequest, WritePlan, WriteShape
 from gateway.query.cursor import MAX_CURSOR_CHARACTERS, Cursor, encode_cursor
 from gateway.query.payload import plan_create, plan_delete, plan_patch
 from gateway.query.plan import filter_values, plan_get, plan_list, readable_fields
-from gateway.query.statements import ListStatement, Statements
+from gateway.query.statements import ReadStatement, Statements
+from gateway.reads import Reads
+
+MAX_POINT_BATCH, MAX_LIST_BATCH = 128, 16
+"""Requests that one statement answers at the most: points cost microseconds each, lists a good part of a millisecond."""
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -54,6 +58,7 @@ class Pipeline:
         self.catalog = catalog
         self.database = database
         self.statements = Statements()
+        self.reads = Reads(database)
 
     def resource(self, version: str, name: str) -> Resource:
         """The resource of that name. Raises NotFound, or Unavailable for one whose file has faults."""
@@ -69,7 +74,7 @@ class Pipeline:
         """One page. Raises ValidationFailed and the database's errors."""
         plan = plan_list(resource, request, grant)
         statement = self.statements.list(plan.shape, resource)
-        rows = await self._run(resource, statement.sql, plan.values)
+        rows = await self._read(resource, statement, plan.values)
         total: int | None = None
         if plan.count == "exact":
             total = rows[0][0]
@@ -83,9 +88,9 @@ class Pipeline:
     ) -> str:
         """The row's JSON. Raises NotFound, ValidationFailed and the database's errors."""
         plan = plan_get(resource, key, parameters, grant)
-        sql = self.statements.row(plan.shape, resource)
+        statement = self.statements.get(plan.shape, resource)
         try:
-            rows = await self.database.fetch(sql, plan.values, resource.timeout_seconds)
+            rows = await self.reads.fetch(statement, plan.values, resource.timeout_seconds, MAX_POINT_BATCH)
         except Violation:
             raise NotFound from None  # the key is text that PostgreSQL does not read as the column's type
         if not rows:
@@ -117,20 +122,38 @@ class Pipeline:
             await self._find(resource, key, grant)
             raise Conflict("A rule of the database kept the row from being deleted.")
 
+    async def _read(self, resource: Resource, statement: ReadStatement, values: tuple[Any, ...]) -> Rows:
+        try:
+            return await self.reads.fetch(statement, values, resource.timeout_seconds, MAX_LIST_BATCH)
+        except Violation as violation:
+            raise ValidationFailed(f"A value of the query {violation.refusal.message}.") from None
+
     async def _run(self, resource: Resource, sql: str, values: tuple[Any, ...]) -> Rows:
         try:
             return await self.database.fetch(sql, values, resource.timeout_seconds)
         except Violation as violation:
             raise ValidationFailed(f"A value of the query {violation.refusal.message}.") from None
 
-    async def _write(self, resource: Resource, plan: RowPlan, grant: Grant, key: tuple[str, ...] | None = None) -> Rows:
-        sql = self.statements.row(plan.shape, resource)
+    async def _write(self, resource: Resource, plan: WritePlan, grant: Grant, key: tuple[str, ...] | None = None) -> Rows:
+        sql = self.statements.write(plan.shape, resource)
         try:
             return await self.database.fetch(sql, plan.values, resource.timeout_seconds, writing=True)
         except Violation as violation:
             if key is not None and violation.refusal.kind == "value":
                 await self._find(resource, key, grant)  # NotFound where it is the key that cannot be read
+            if violation.refusal.kind in ("unique", "exclusion"):
+                await self._refuse_outside(resource, plan)
             raise explain(violation.refusal, resource, plan, grant) from None
+
+    async def _refuse_outside(self, resource: Resource, plan: WritePlan) -> None:
+        """Raises Forbidden for a write that runs into another row, where it would fail its check anyway.
+
+        The database finds the other row first; a 409 there and a 403 elsewhere would tell what others' rows hold.
+        """
+        if isinstance(plan.shape, WriteShape) and plan.shape.check is not None:
+            rows = await self._run(resource, self.statements.outside(plan.shape, resource), plan.values)
+            if rows and rows[0][0]:
+                raise Forbidden(OUTSIDE)
 
     async def _find(self, resource: Resource, key: tuple[str, ...], grant: Grant) -> None:
         """Raises NotFound where a write that did nothing had no row that it could reach."""
@@ -146,7 +169,7 @@ class Pipeline:
 # --- pages -------------------------------------------------------------------------------------------------------------
 
 
-def _page(plan: ListPlan, statement: ListStatement, rows: Rows, total: int | None) -> Page:
+def _page(plan: ListPlan, statement: ReadStatement, rows: Rows, total: int | None) -> Page:
     """The page that the rows make, one of which may be beyond it: it tells that there are more, in the reading direction."""
     beyond = len(rows) > plan.limit
     rows = rows[: plan.limit]
@@ -169,7 +192,7 @@ def _page(plan: ListPlan, statement: ListStatement, rows: Rows, total: int | Non
     )
 
 
-def _cursor(plan: ListPlan, statement: ListStatement, row: Any, column: int, backward: bool) -> str | None:
+def _cursor(plan: ListPlan, statement: ReadStatement, row: Any, column: int, backward: bool) -> str | None:
     """None for a row whose sort keys are too long for a URL to carry."""
     values = tuple(row[column + 1]) if statement.reader is None else statement.reader.read(row[column])
     cursor = encode_cursor(Cursor(plan.fingerprint, backward, values))
@@ -179,14 +202,14 @@ def _cursor(plan: ListPlan, statement: ListStatement, row: Any, column: int, bac
 # --- refusals ----------------------------------------------------------------------------------------------------------
 
 
-def explain(refusal: Refusal, resource: Resource, plan: RowPlan, grant: Grant = EVERYTHING) -> GatewayError:
+def explain(refusal: Refusal, resource: Resource, plan: WritePlan, grant: Grant = EVERYTHING) -> GatewayError:
     """What the database refused, in the caller's words: fields in place of columns, and no name of the database's.
 
     Only fields that the caller sent or may see are named.
     """
     if refusal.kind == "foreign" and _is_referred_to(refusal, resource, plan):
         return Conflict("Other rows refer to this one.", [Problem(name, "is referred to") for name in _referred(resource, plan)])
-    sent = {assignment.field for assignment in plan.shape.assigned} if isinstance(plan.shape, WriteShape) else set()
+    sent = {assignment.field for assignment in plan.shape.assigned}
     known = sent - {name for name, _ in grant.set}
     known |= readable_fields(resource, grant).keys() if grant.readable else set()
     fields = [field for field in _fields_of(refusal, resource) if field.name in known]
@@ -203,16 +226,16 @@ def explain(refusal: Refusal, resource: Resource, plan: RowPlan, grant: Grant = 
     return ValidationFailed("The body is not valid.", problems)
 
 
-def _is_referred_to(refusal: Refusal, resource: Resource, plan: RowPlan) -> bool:
+def _is_referred_to(refusal: Refusal, resource: Resource, plan: WritePlan) -> bool:
     """Whether the broken foreign key is another row's that refers to this one, not this row's own."""
     own = next((key for key in resource.table.constraints if key.name == refusal.constraint and key.kind == "foreign"), None)
-    if own is None or getattr(plan.shape, "operation", "") == "delete":
+    if own is None or plan.shape.operation == "delete":
         return True
-    sent = {resource.fields[assignment.field].column for assignment in getattr(plan.shape, "assigned", ())}
+    sent = {resource.fields[assignment.field].column for assignment in plan.shape.assigned}
     return sent.isdisjoint(own.columns)
 
 
-def _referred(resource: Resource, plan: RowPlan) -> tuple[str, ...]:
+def _referred(resource: Resource, plan: WritePlan) -> tuple[str, ...]:
     """The fields by which other rows refer to this one: those that a patch would have changed, or the key."""
     unique = {
         column
@@ -220,7 +243,7 @@ def _referred(resource: Resource, plan: RowPlan) -> tuple[str, ...]:
         if constraint.kind in ("primary", "unique")
         for column in constraint.columns
     }
-    sent = [assignment.field for assignment in getattr(plan.shape, "assigned", ())]
+    sent = [assignment.field for assignment in plan.shape.assigned]
     return tuple(name for name in sent if resource.fields[name].column in unique) or resource.key
 
 

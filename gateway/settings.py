@@ -269,7 +269,9 @@ def check_startable(settings: Settings) -> None:
         needed = ("AUTH_JWKS_URL", "AUTH_ISSUER", "AUTH_AUDIENCE")
         unset = [name for name in needed if getattr(settings, name.lower()) is None]
         if unset:
-            faults.append(f"{', '.join(unset)}: not set; needed to verify tokens, unless AUTH=off lets every caller do everything")
+            faults.append(
+                f"{', '.join(unset)}: not set; needed to verify tokens, unless AUTH=off lets every caller do everything"
+            )
     if faults:
         raise ConfigurationError("\n".join(faults))
 

@@ -145,7 +145,7 @@ class ColumnType(msgspec.Struct, frozen=True):
         """The wire form of an array whose elements are a URL's texts. Raises BadValue."""
         for element in elements:
             _refuse_nul(element)
-        return [_element(self.scalar.parse(element, self)) for element in elements]
+        return [as_text(self.scalar.parse(element, self)) for element in elements]
 
     def _load_array(self, value: Any) -> Wire:
         if not isinstance(value, list):
@@ -153,7 +153,7 @@ class ColumnType(msgspec.Struct, frozen=True):
         wire: list[str | None] = []
         for position, element in enumerate(value):
             try:
-                wire.append(None if element is None else _element(self.scalar.load(element, self)))
+                wire.append(None if element is None else as_text(self.scalar.load(element, self)))
             except BadValue as fault:
                 raise BadValue(f"has an element at position {position} that is wrong: {fault}") from None
         if self.name == "numeric":
@@ -214,7 +214,8 @@ def _refuse_nul(text: str) -> None:
         raise BadValue("has a lone surrogate, which is no character") from None
 
 
-def _element(wire: Wire) -> str:
+def as_text(wire: Wire) -> str:
+    """A wire value in PostgreSQL's text form; a list as an array's."""
     match wire:
         case bool():
             return "true" if wire else "false"
@@ -222,8 +223,15 @@ def _element(wire: Wire) -> str:
             return "\\x" + wire.hex()
         case float():
             return repr(wire)
+        case list():
+            return "{" + ",".join("NULL" if element is None else _quoted(as_text(element)) for element in wire) + "}"
         case _:
             return str(wire)
+
+
+def _quoted(element: str) -> str:
+    escaped = element.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def _keep(_wire: Wire, _type: ColumnType) -> None:

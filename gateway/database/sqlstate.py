@@ -17,6 +17,10 @@ from gateway.query.compile import REFUSED
 ViolationKind = Literal["not_null", "foreign", "unique", "check", "exclusion", "value"]
 
 
+OUTSIDE = "The row would be outside of what you may write; nothing was written."
+"""What a caller is told whose row fails the check of their grant."""
+
+
 class Refusal(msgspec.Struct, frozen=True):
     """What refused a value, in the database's own names, which no caller may see. "" where PostgreSQL does not tell."""
 
@@ -118,7 +122,7 @@ def _is_about_a_value(fault: asyncpg.PostgresError, state: str) -> bool:
 
 def _from_sqlstate(fault: asyncpg.PostgresError, state: str) -> Exception:
     if state == "22P02" and REFUSED in str(fault):
-        return Forbidden("The row would be outside of what you may write; nothing was written.")
+        return Forbidden(OUTSIDE)
     if state in VIOLATIONS or _is_about_a_value(fault, state):
         kind, message = VIOLATIONS.get(state, VIOLATIONS["22P02"])
         return Violation(

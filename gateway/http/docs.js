@@ -4,6 +4,7 @@
 const CANDIDATES = ["EUR", "ABC-123", "abc", "+4930123456", "name@example.com", "10.00", "1", "0", "A", "a"];
 const METHODS = ["get", "post", "patch", "put", "delete"];
 const SCHEMA_DEPTH = 6;
+const WIDE = window.matchMedia("(min-width: 52rem)");
 
 const byId = (id) => document.getElementById(id);
 const state = { api: null, operations: [] };
@@ -76,13 +77,19 @@ function typeText(node) {
   const parts = [schema.type ?? (schema.properties ? "object" : "anything")];
   if (schema.format) parts.push(`(${schema.format})`);
   if (schema.contentEncoding) parts.push(`(${schema.contentEncoding})`);
-  if (schema.minimum !== undefined || schema.maximum !== undefined) parts.push(`from ${schema.minimum ?? "…"} to ${schema.maximum ?? "…"}`);
+  if ((schema.minimum !== undefined || schema.maximum !== undefined) && !isUnreadable(schema)) parts.push(`from ${schema.minimum ?? "…"} to ${schema.maximum ?? "…"}`);
   return parts.join(" ") + lengths(schema.minLength, schema.maxLength, "characters");
+}
+
+// The ends of a 64-bit integer are beyond what JavaScript reads exactly, and those of a double say nothing.
+function isUnreadable({ minimum = 0, maximum = 0 }) {
+  return Math.max(Math.abs(minimum), Math.abs(maximum)) > Number.MAX_SAFE_INTEGER;
 }
 
 function lengths(least, greatest, unit) {
   if (least === undefined && greatest === undefined) return "";
   if (least === greatest) return `, ${least} ${unit}`;
+  if (greatest === undefined && least === 1) return `, at least 1 ${unit.replace(/s$/, "")}`;
   return greatest === undefined ? `, at least ${least} ${unit}` : `, ${least ?? 0} to ${greatest} ${unit}`;
 }
 
@@ -166,7 +173,7 @@ function showNavigation() {
     const all = state.operations.filter((operation) => operation.tags?.includes(name));
     const shown = all.filter((operation) => `${name} ${operation.summary} ${operation.method} ${operation.path}`.toLowerCase().includes(wanted));
     if (!shown.length) return null;
-    const open = Boolean(wanted) || shown.some((operation) => operation.operationId === current) || (state.api.tags.length <= 10);
+    const open = Boolean(wanted) || shown.some((operation) => operation.operationId === current) || (state.api.tags.length <= 10 && WIDE.matches);
     return h("details", { open },
       h("summary", { title: description }, name),
       h("ul", {}, shown.map((operation) =>

@@ -142,7 +142,7 @@ def _ref(kind: str, name: str) -> Schema:
 
 
 def _component_name(name: str) -> str:
-    """`name` with what a component's name cannot have as its code point: `naïve` becomes `na.ef.ve`."""
+    """`name`, perhaps an enum type's, with what a component cannot be called as its code point: `my mood` is `my.20.mood`."""
     return _NOT_IN_A_NAME.sub(lambda found: f".{ord(found[0]):x}.", name)
 
 
@@ -151,7 +151,7 @@ def _component_name(name: str) -> str:
 
 def _paths(resource: Resource, shared: _Shared) -> dict[str, Any]:
     row = shared.share(resource.name, _row_schema(resource))
-    base = f"/api/{resource.version}/{_in_path(resource.name)}"
+    base = f"/api/{resource.version}/{resource.name}"
     of_all: dict[str, Any] = {"get": _list(resource, row, shared)}
     of_one: dict[str, Any] = {"parameters": [_key_parameter(resource)], "get": _get(resource, row)}
     if resource.writable:
@@ -159,11 +159,6 @@ def _paths(resource: Resource, shared: _Shared) -> dict[str, Any]:
         of_one["patch"] = _patch(resource, row, shared)
         of_one["delete"] = _delete(resource)
     return {base: of_all, f"{base}/{{key}}": of_one}
-
-
-def _in_path(name: str) -> str:
-    """A resource's name as a path template has it: braces would be a parameter."""
-    return name.replace("%", "%25").replace("{", "%7B").replace("}", "%7D")
 
 
 def _tag(resource: Resource) -> dict[str, str]:
@@ -343,7 +338,7 @@ def _key_parameter(resource: Resource) -> dict[str, Any]:
 
 def _single_key_schema(column: ColumnType) -> Schema:
     value = url_value(column)
-    return {**value, "minLength": 1} if value.get("type") == "string" and "pattern" not in value else value
+    return {"type": "string", "minLength": 1} if value == TEXT else value
 
 
 def _key_part(column: ColumnType) -> str:

@@ -31,9 +31,16 @@ _ITEM = r"(?:[^,\\]|\\[\s\S])*"
 _PAIR_OF_TEXTS: Schema = {"type": "string", "pattern": rf"^{_ITEM},{_ITEM}\\?$"}
 _LIKE: Schema = {"type": "string", "pattern": r"^(?:[^\\]|\\[\s\S])*$"}
 _COMMA_FREE = frozenset({Family.BOOLEAN, Family.NUMBER, Family.TIME, Family.UUID, Family.BINARY, Family.NETWORK})
-"""Families whose text form never has a comma or a backslash, so that a list of them is a plain comma-separated array."""
+_COMMA_FREE_TYPES = frozenset({"bit", "varbit"})
+"""What has a text form without a comma or a backslash, so that a list of it is a plain comma-separated array."""
 _EXPONENT_FREE_DIGITS = 40
-_ANSWER_FORMATS = {"uuid": "uuid", "date": "date", "timestamptz": "date-time"}
+_INTEGER_FORMATS: Mapping[str, Schema] = {"int4": {"format": "int32"}, "int8": {"format": "int64"}}
+_ANSWER_FORMATS: Mapping[str, Schema] = {
+    **_INTEGER_FORMATS,
+    "uuid": {"format": "uuid"},
+    "date": {"format": "date"},
+    "timestamptz": {"format": "date-time"},
+}
 """For generated clients. A format is a note: what PostgreSQL holds beyond it, such as "infinity", is answered all the same."""
 
 
@@ -51,8 +58,8 @@ def sent_schema(field: Field) -> Schema:
 def answered_schema(field: Field) -> Schema:
     """What an answer holds for `field`: anything that the column can hold, whatever YAML asks of writes."""
     schema = field.type.answer_schema()
-    if not field.type.array and field.type.name in _ANSWER_FORMATS:
-        schema = {**schema, "format": _ANSWER_FORMATS[field.type.name]}
+    if not field.type.array and field.type.json is None:
+        schema = {**schema, **_ANSWER_FORMATS.get(field.type.name, {})}
     return _or_null(schema) if field.nullable else schema
 
 
@@ -83,7 +90,7 @@ def _integer(column: ColumnType, bounds: Bounds) -> Schema:
     natural = integer_range(column.name)
     least = natural[0] if bounds.minimum is None else max(natural[0], _ceiling(bounds.minimum))
     greatest = natural[1] if bounds.maximum is None else min(natural[1], _floor(bounds.maximum))
-    number = {"type": "integer", "minimum": least, "maximum": greatest}
+    number = {"type": "integer", "minimum": least, "maximum": greatest, **_INTEGER_FORMATS.get(column.name, {})}
     # The type's own ends as strings would be a pattern of hundreds of characters: one digit fewer says nearly the same.
     digits = 10 ** (len(str(natural[1])) - 1) - 1
     shown = max(least, -digits), min(greatest, digits)
@@ -154,7 +161,7 @@ def url_value(column: ColumnType) -> Schema:
     """One value of a type (an array's element) as a query parameter has it, before it is percent-encoded."""
     if column.name in ("int2", "int4", "int8"):
         least, greatest = integer_range(column.name)
-        return {"type": "integer", "minimum": least, "maximum": greatest}
+        return {"type": "integer", "minimum": least, "maximum": greatest, **_INTEGER_FORMATS.get(column.name, {})}
     if column.name == "numeric":
         return {"type": "string", "pattern": r"^-?[0-9]{1,40}(\.[0-9]{1,40})?$"}
     return _compared(column)
@@ -193,7 +200,7 @@ def _plain(column: ColumnType, value: Schema) -> bool:
     """Whether a value's text can stand between commas as it is."""
     if "enum" in value:
         return not any(character in str(choice) for choice in value["enum"] for character in ",\\")
-    return column.scalar.family in _COMMA_FREE
+    return column.scalar.family in _COMMA_FREE or column.name in _COMMA_FREE_TYPES
 
 
 def _compared(column: ColumnType) -> Schema:

@@ -185,8 +185,15 @@ class WriteShape(msgspec.Struct, frozen=True):
     seen: Filter | None = None
 
 
-class RowPlan(msgspec.Struct, frozen=True):
-    """One get, create, patch or delete."""
+class GetPlan(msgspec.Struct, frozen=True):
+    """One get."""
 
-    shape: GetShape | WriteShape
+    shape: GetShape
+    values: Values
+
+
+class WritePlan(msgspec.Struct, frozen=True):
+    """One create, patch or delete."""
+
+    shape: WriteShape
     values: Values

@@ -32,14 +32,15 @@ def qualified(resource: Resource) -> str:
 
 
 class _Parameters:
-    """Hands out `$1, $2, …` in order."""
+    """Hands out `$1, $2, …` in order; with another prefix, the columns of a batch."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: str = "$") -> None:
+        self.prefix = prefix
         self.count = 0
 
     def next(self) -> str:
         self.count += 1
-        return f"${self.count}"
+        return f"{self.prefix}{self.count}"
 
 
 # --- statements --------------------------------------------------------------------------------------------------------
@@ -50,7 +51,10 @@ def compile_list(shape: ListShape, resource: Resource) -> str:
 
     A counted list answers one row at least, whose JSON is null where the page is empty.
     """
-    parameters = _Parameters()
+    return _list(shape, resource, _Parameters())
+
+
+def _list(shape: ListShape, resource: Resource, parameters: _Parameters) -> str:
     matching = _where(shape.where, resource, parameters)
     order = [_flip(key) if shape.backward else key for key in shape.sort]
     conditions = [matching] if matching else []
@@ -77,12 +81,30 @@ def compile_estimate(where: Filter | None, resource: Resource) -> str:
 
 def compile_get(shape: GetShape, resource: Resource) -> str:
     """One row's JSON, or no row."""
-    parameters = _Parameters()
+    return _get(shape, resource, _Parameters())
+
+
+def _get(shape: GetShape, resource: Resource, parameters: _Parameters) -> str:
     conditions = _key_conditions(resource, parameters)
     rule = _where(shape.where, resource, parameters)
     return _rows_as_json(
         shape.fields, resource, f" FROM {qualified(resource)} AS t{_and([*conditions, *([rule] if rule else [])])}"
     )
+
+
+def compile_batch(shape: GetShape | ListShape, resource: Resource) -> str:
+    """Many requests of one shape in one statement; "" for a shape without values, whose requests are all the same.
+
+    Values: for each value of the shape an array of texts, one for each request, a list of values being an array's text form.
+    The columns are the shape's and, last, the number of the request, from 1. Each request's rows come in their order.
+    """
+    parameters = _Parameters("q.v")
+    single = _list(shape, resource, parameters) if isinstance(shape, ListShape) else _get(shape, resource, parameters)
+    if not parameters.count:
+        return ""
+    arrays = ", ".join(f"${position}::text[]" for position in range(1, parameters.count + 1))
+    names = ", ".join(f"v{position}" for position in range(1, parameters.count + 1))
+    return f"SELECT p.*, q.n FROM unnest({arrays}) WITH ORDINALITY AS q({names}, n) CROSS JOIN LATERAL ({single}) AS p"
 
 
 def compile_write(shape: WriteShape, resource: Resource) -> str:
@@ -128,6 +150,31 @@ def _answering(write: str, shape: WriteShape, resource: Resource, parameters: _P
     answer += [f"i.{column.rsplit(' ', 1)[1]}" for column in beside if not column.endswith(" s")]
     source = f" FROM (SELECT {columns} FROM w AS t) AS i CROSS JOIN LATERAL (SELECT {named}) AS r"
     return f"WITH w AS ({write}) SELECT {', '.join(answer)}{source}"
+
+
+def compile_outside(shape: WriteShape, resource: Resource) -> str:
+    """Whether the row that a create or patch would leave behind fails its check, without writing it. Values: the write's.
+
+    A create does not know what the database gives where nothing is sent; it counts as unknown, and what hangs on it as not
+    failed.
+    """
+    parameters = _Parameters()
+    assigned = {
+        assignment.field: _changed(resource.fields[assignment.field], assignment.merge, parameters)
+        for assignment in shape.assigned
+    }
+    if shape.operation == "create":
+        kept = {name: f"NULL::{_sql_of(field.type)}" for name, field in resource.fields.items()}
+        source, failed = "", "IS FALSE"
+    else:
+        kept = {name: f"t.{quote(field.column)}" for name, field in resource.fields.items()}
+        conditions = _key_conditions(resource, parameters)
+        rule = _where(shape.where, resource, parameters)
+        source, failed = f" FROM {qualified(resource)} AS t{_and([*conditions, *([rule] if rule else [])])}", "IS NOT TRUE"
+    columns = ", ".join(f"{value} AS {quote(resource.fields[name].column)}" for name, value in {**kept, **assigned}.items())
+    check, seen = _where(shape.check, resource, parameters), _where(shape.seen, resource, parameters)
+    beside = f", {seen}" if seen else ""  # it takes its values along
+    return f"SELECT {check} {failed}{beside} FROM (SELECT {columns}{source}) AS t"
 
 
 def _rows_as_json(fields: Iterable[str], resource: Resource, rest: str, beside: str = "") -> str:
@@ -206,10 +253,17 @@ _BASE64 = r"translate(encode({x}, 'base64'), E'\n', '')"  # PostgreSQL's base64 
 
 
 def _change(field: Field, merge: Merge | None, parameters: _Parameters) -> str:
-    column = quote(field.column)
+    return f"{quote(field.column)} = {_changed(field, merge, parameters)}"
+
+
+def _changed(field: Field, merge: Merge | None, parameters: _Parameters) -> str:
     if merge is None:
-        return f"{column} = {_cast(parameters.next(), field.type)}"
-    return f"{column} = ({_merged(f't.{column}::jsonb', merge, parameters)})::{field.type.sql}"
+        return _cast(parameters.next(), field.type)
+    return f"({_merged(f't.{quote(field.column)}::jsonb', merge, parameters)})::{field.type.sql}"
+
+
+def _sql_of(column_type: ColumnType) -> str:
+    return f"{column_type.sql}[]" if column_type.array else column_type.sql
 
 
 def _merged(target: str, merge: Merge, parameters: _Parameters) -> str:

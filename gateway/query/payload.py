@@ -15,7 +15,7 @@ from typing import Any
 from gateway.catalog.model import Bounds, Field, Resource
 from gateway.catalog.types import BadValue, ColumnType, Family, Wire
 from gateway.errors import Forbidden, Problem, ValidationFailed, did_you_mean
-from gateway.query.ast import EVERYTHING, Assignment, Bound, Filter, Grant, Merge, RowPlan, Values, WriteShape
+from gateway.query.ast import EVERYTHING, Assignment, Bound, Filter, Grant, Merge, Values, WritePlan, WriteShape
 from gateway.query.plan import parse_key, readable_fields
 from gateway.query.strict_json import BadJson, decode_json
 
@@ -31,7 +31,7 @@ def writable_fields(resource: Resource, grant: Grant = EVERYTHING) -> dict[str, 
     }
 
 
-def plan_create(resource: Resource, body: bytes, grant: Grant = EVERYTHING) -> RowPlan:
+def plan_create(resource: Resource, body: bytes, grant: Grant = EVERYTHING) -> WritePlan:
     """The plan of a create. Raises ValidationFailed with every problem, Forbidden for fields the grant keeps."""
     members = _members(body)
     problems: list[Problem] = []
@@ -46,10 +46,10 @@ def plan_create(resource: Resource, body: bytes, grant: Grant = EVERYTHING) -> R
     check, check_values = _bound(grant.rows)
     seen, seen_values = _bound(_seen(grant))
     shape = WriteShape("create", resource.id, assigned, _answered(resource, grant), check=check, seen=seen)
-    return RowPlan(shape, (*values, *check_values, *seen_values))
+    return WritePlan(shape, (*values, *check_values, *seen_values))
 
 
-def plan_patch(resource: Resource, key: tuple[str, ...], body: bytes, merge: bool, grant: Grant = EVERYTHING) -> RowPlan:
+def plan_patch(resource: Resource, key: tuple[str, ...], body: bytes, merge: bool, grant: Grant = EVERYTHING) -> WritePlan:
     """The plan of a patch; with `merge` (RFC 7396) objects sent for JSON fields are merged into what is stored.
 
     Raises NotFound for a key that cannot be, ValidationFailed with every problem, Forbidden for fields the grant keeps.
@@ -65,13 +65,13 @@ def plan_patch(resource: Resource, key: tuple[str, ...], body: bytes, merge: boo
     rule, rule_values = _bound(grant.rows)
     seen, seen_values = _bound(_seen(grant))
     shape = WriteShape("patch", resource.id, assigned, _answered(resource, grant), where=rule, check=rule, seen=seen)
-    return RowPlan(shape, (*values, *key_values, *rule_values, *rule_values, *seen_values))
+    return WritePlan(shape, (*values, *key_values, *rule_values, *rule_values, *seen_values))
 
 
-def plan_delete(resource: Resource, key: tuple[str, ...], grant: Grant = EVERYTHING) -> RowPlan:
+def plan_delete(resource: Resource, key: tuple[str, ...], grant: Grant = EVERYTHING) -> WritePlan:
     """The plan of a delete. Raises NotFound for a key that cannot be."""
     where, rule = _bound(grant.rows)
-    return RowPlan(WriteShape("delete", resource.id, (), (), where), (*parse_key(resource, key), *rule))
+    return WritePlan(WriteShape("delete", resource.id, (), (), where), (*parse_key(resource, key), *rule))
 
 
 def _bound(rule: Bound | None) -> tuple[Filter | None, Values]:

@@ -24,6 +24,7 @@ from gateway.query.ast import (
     Condition,
     Count,
     Filter,
+    GetPlan,
     GetShape,
     Grant,
     ListPlan,
@@ -31,7 +32,6 @@ from gateway.query.ast import (
     ListShape,
     Not,
     Or,
-    RowPlan,
     Values,
     Written,
 )
@@ -511,7 +511,7 @@ def _count(written: str | None, problems: list[Problem]) -> Count:
 # --- one row -----------------------------------------------------------------------------------------------------------
 
 
-def plan_get(resource: Resource, key: tuple[str, ...], parameters: Mapping[str, str], grant: Grant = EVERYTHING) -> RowPlan:
+def plan_get(resource: Resource, key: tuple[str, ...], parameters: Mapping[str, str], grant: Grant = EVERYTHING) -> GetPlan:
     """The plan of a get. Raises NotFound for a key that cannot be, ValidationFailed for a bad parameter."""
     problems: list[Problem] = []
     readable = readable_fields(resource, grant)
@@ -525,7 +525,7 @@ def plan_get(resource: Resource, key: tuple[str, ...], parameters: Mapping[str, 
     where = None
     if grant.rows is not None:
         where, values = grant.rows.filter, values + grant.rows.values
-    return RowPlan(GetShape(resource.id, fields, where), values)
+    return GetPlan(GetShape(resource.id, fields, where), values)
 
 
 def refuse_parameters(parameters: Mapping[str, str]) -> None:

@@ -9,7 +9,7 @@ import msgspec
 
 from gateway.catalog.model import Resource
 from gateway.query.ast import Filter, GetShape, ListShape, WriteShape
-from gateway.query.compile import compile_estimate, compile_get, compile_list, compile_write
+from gateway.query.compile import compile_batch, compile_estimate, compile_get, compile_list, compile_outside, compile_write
 
 T = TypeVar("T")
 
@@ -41,11 +41,15 @@ def _text(raw: bytes) -> str | None:
     return raw.decode()
 
 
-class ListStatement(msgspec.Struct, frozen=True):
-    """A list's SQL. `reader` is None where the keys come in a column of their own."""
+class ReadStatement(msgspec.Struct, frozen=True):
+    """A read's SQL for one request, and for many at once ("" where all requests of the shape are the same).
+
+    `reader` is None for a single row, and for a list whose keys come in a column of their own.
+    """
 
     sql: str
-    reader: KeyReader | None
+    batch_sql: str
+    reader: KeyReader | None = None
 
 
 class Statements:
@@ -54,21 +58,31 @@ class Statements:
     def __init__(self) -> None:
         self._known: dict[Any, Any] = {}
 
-    def list(self, shape: ListShape, resource: Resource) -> ListStatement:
+    def list(self, shape: ListShape, resource: Resource) -> ReadStatement:
         """A list's statement, with the reader of its sort keys."""
-        found: ListStatement | None = self._known.get(shape)
+        found: ReadStatement | None = self._known.get(shape)
         if found is None:
             reader = None if shape.keys_beside else KeyReader([key.field for key in shape.sort])
-            found = self._keep(shape, ListStatement(compile_list(shape, resource), reader))
+            found = self._keep(shape, ReadStatement(compile_list(shape, resource), compile_batch(shape, resource), reader))
         return found
 
-    def row(self, shape: GetShape | WriteShape, resource: Resource) -> str:
-        """The SQL of a get, create, patch or delete."""
-        found: str | None = self._known.get(shape)
+    def get(self, shape: GetShape, resource: Resource) -> ReadStatement:
+        """The statement of one row by its key."""
+        found: ReadStatement | None = self._known.get(shape)
         if found is None:
-            sql = compile_get(shape, resource) if isinstance(shape, GetShape) else compile_write(shape, resource)
-            found = self._keep(shape, sql)
+            found = self._keep(shape, ReadStatement(compile_get(shape, resource), compile_batch(shape, resource)))
         return found
+
+    def write(self, shape: WriteShape, resource: Resource) -> str:
+        """The SQL of a create, patch or delete."""
+        found: str | None = self._known.get(shape)
+        return found if found is not None else self._keep(shape, compile_write(shape, resource))
+
+    def outside(self, shape: WriteShape, resource: Resource) -> str:
+        """The SQL that asks whether what a write would leave behind fails its check."""
+        place = ("outside", shape)
+        found: str | None = self._known.get(place)
+        return found if found is not None else self._keep(place, compile_outside(shape, resource))
 
     def estimate(self, where: Filter | None, resource: Resource) -> str:
         """The SQL that asks the planner how many rows match."""

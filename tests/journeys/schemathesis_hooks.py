@@ -19,7 +19,12 @@ DEFAULT_LIMIT = 100
 
 
 def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
-    """Only what is meant to be answered is kept within the limits: what is meant to be refused may be past them."""
+    """Only what is meant to be answered is kept within the limits: what is meant to be refused may be past them.
+
+    A header is text: schemathesis takes `X-Request-Id` for a row's id, and a number there breaks the client that it sends with.
+    """
+    for name, value in (case.headers or {}).items():
+        case.headers[name] = str(value)
     if case.query and case.meta is not None and case.meta.generation.mode.is_positive:
         keep_within_limits(case.query)
 

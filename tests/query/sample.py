@@ -13,7 +13,7 @@ from gateway.catalog.reflect import Reflection
 from gateway.catalog.types import ColumnType
 from gateway.definitions.load import load_text
 from gateway.definitions.model import Fault, Loaded, Source
-from gateway.query.ast import GetShape, RowPlan
+from gateway.query.ast import GetPlan, WritePlan
 from gateway.query.compile import compile_get, compile_write
 
 BIGINT = ColumnType("int8", "bigint")
@@ -64,9 +64,9 @@ def resource(found: Table, yaml: str = "", name: str = "") -> Resource:
     return catalog.resources[read.definition.version, read.name]
 
 
-def row_sql(plan: RowPlan, found: Resource) -> str:
+def row_sql(plan: GetPlan | WritePlan, found: Resource) -> str:
     """The SQL of a get, create, patch or delete."""
-    return compile_get(plan.shape, found) if isinstance(plan.shape, GetShape) else compile_write(plan.shape, found)
+    return compile_get(plan.shape, found) if isinstance(plan, GetPlan) else compile_write(plan.shape, found)
 
 
 EVERY_COLUMN = (

@@ -20,7 +20,7 @@ from gateway.catalog.model import Column, Resource, SortKey
 from gateway.errors import GatewayError
 from gateway.http.requests import split_path
 from gateway.http.responses import key_text, problem_response
-from gateway.query.ast import Condition, Group, Merge, RowPlan, Written
+from gateway.query.ast import Condition, Group, Merge, WritePlan, Written
 from gateway.query.compile import compile_estimate, compile_list
 from gateway.query.cursor import Cursor, decode_cursor, encode_cursor
 from gateway.query.operators import OPERATORS, operators_for
@@ -265,7 +265,7 @@ BODIES = st.one_of(
 @example(b'{"id": 1e999999999}', False, EVERYTHING)
 def test_any_body_is_a_plan_or_an_error_of_ours(body: bytes, merge: bool, found: Resource) -> None:
     key = ("1", "x")[: len(found.key)]
-    plans: tuple[Callable[[], RowPlan], ...] = (lambda: plan_create(found, body), lambda: plan_patch(found, key, body, merge))
+    plans: tuple[Callable[[], WritePlan], ...] = (lambda: plan_create(found, body), lambda: plan_patch(found, key, body, merge))
     for plan_of in plans:
         try:
             plan = plan_of()
@@ -482,7 +482,7 @@ def applied(target: Any, merge: Merge, values: list[Any]) -> Any:
 @given(PATCHES, st.dictionaries(st.text("abc", min_size=1, max_size=1), PATCHES, max_size=3))
 def test_a_merge_does_what_rfc_7396_says(target: Any, patch: dict[str, Any]) -> None:
     plan = plan_patch(PAIR, ("1", "x"), json.dumps({"doc": patch}).encode(), merge=True)
-    merge = plan.shape.assigned[0].merge  # type: ignore[union-attr]
+    merge = plan.shape.assigned[0].merge
     assert merge is not None
     values = list(plan.values[:-2])
     assert applied(target, merge, values) == merge_of(target, patch)

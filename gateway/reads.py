@@ -1,0 +1,108 @@
+"""Reads that are in flight together, answered together: one statement for many requests of one shape.
+
+Requests of a shape queue in a lane. While two statements of the lane run, those that come gather, and the next statement takes
+them all: equal ones once, different ones as rows of `unnest … LATERAL`. Alone, a request runs its own plain statement, at once.
+Every answer is read after its request came, for a statement that runs takes nobody in.
+
+Lanes are for shapes whose runs are short. A shape that turns out slow leaves its lane until it is quick again, so that a slow
+request holds up nobody: its statements then run side by side, as far as the pool goes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import msgspec
+
+from gateway.catalog.types import as_text
+from gateway.coalesce import Coalescer
+from gateway.database.execute import Database, Rows
+from gateway.database.sqlstate import Violation
+from gateway.query.ast import Values
+from gateway.query.statements import MAX_STATEMENTS, ReadStatement
+
+SLOW_SECONDS = 0.02
+"""A request of a lane takes less than this, by its running average; PostgreSQL runs a batch's requests one after another."""
+WEIGHT = 0.1
+"""Of the newest run in the average."""
+LANE_STATEMENTS = 2
+"""Statements of one lane that run at once: one on its way while the other is worked on."""
+
+
+class Reads:
+    """The lanes of one database, found by their statements' SQL."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lanes: dict[tuple[str, float | None], _Lane] = {}
+
+    async def fetch(self, statement: ReadStatement, values: Values, timeout_seconds: float | None, max_batch: int) -> Rows:
+        """The rows of one request; not to be changed, for others may have got the same. Raises as `Database.fetch` does."""
+        lane = self._lanes.get((statement.sql, timeout_seconds))
+        if lane is None:
+            lane = self._open(statement, timeout_seconds, max_batch)
+        if lane.seconds > SLOW_SECONDS:
+            return await lane.fetch_alone(values)
+        return await lane.coalescer.ask(values)
+
+    def _open(self, statement: ReadStatement, timeout_seconds: float | None, max_batch: int) -> _Lane:
+        if len(self._lanes) >= MAX_STATEMENTS:
+            del self._lanes[next(iter(self._lanes))]  # who waits in it holds it until they are answered
+        lane = _Lane(self._database, statement, timeout_seconds, max_batch)
+        self._lanes[statement.sql, timeout_seconds] = lane
+        return lane
+
+
+class _Lane:
+    """One shape's queue. `seconds` is what a request of it takes, on average."""
+
+    def __init__(self, database: Database, statement: ReadStatement, timeout_seconds: float | None, max_batch: int) -> None:
+        self._database = database
+        self._statement = statement
+        self._timeout_seconds = timeout_seconds
+        self.seconds = 0.0
+        self.coalescer: Coalescer[Values, Rows] = Coalescer(
+            self._fetch_all, max_batch=max_batch, max_batches=LANE_STATEMENTS, isolate=(Violation,)
+        )
+
+    async def fetch_alone(self, values: Values) -> Rows:
+        """The rows of one request, by a statement of its own."""
+        started = time.perf_counter()
+        try:
+            return await self._database.fetch(self._statement.sql, values, self._timeout_seconds)
+        finally:
+            self._note(time.perf_counter() - started)
+
+    async def _fetch_all(self, questions: Sequence[Values]) -> Sequence[Rows]:
+        if len(questions) == 1:
+            return [await self.fetch_alone(questions[0])]
+        distinct: dict[Hashable, Values] = {_identity(values): values for values in questions}
+        if len(distinct) == 1:
+            return [await self.fetch_alone(questions[0])] * len(questions)
+        numbers = {identity: number for number, identity in enumerate(distinct)}
+        answers: list[Rows] = [[] for _ in distinct]
+        started = time.perf_counter()
+        try:
+            columns = [[as_text(value) for value in column] for column in zip(*distinct.values(), strict=True)]
+            for row in await self._database.fetch(self._statement.batch_sql, columns, self._timeout_seconds):
+                answers[row[-1] - 1].append(row)
+        finally:
+            self._note((time.perf_counter() - started) / len(distinct))
+        return [answers[numbers[_identity(values)]] for values in questions]
+
+    def _note(self, seconds: float) -> None:
+        self.seconds += WEIGHT * (seconds - self.seconds)
+
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def _identity(values: tuple[Any, ...]) -> Hashable:
+    """Equal for equal values of one shape, and for those alone: 1 and True are equal to Python, but no shape mixes them."""
+    try:
+        hash(values)
+    except TypeError:
+        return _encode(values)
+    return values
