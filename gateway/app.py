@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import asyncpg
+import msgspec
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -20,6 +21,8 @@ from starlette.requests import Request
 from starlette.responses import Response as PageResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors import Multiprocess
 
 from gateway.catalog.build import build, table_name
 from gateway.catalog.model import Catalog
@@ -31,7 +34,7 @@ from gateway.definitions.model import Fault, Loaded
 from gateway.errors import ConfigurationError, GatewayError
 from gateway.guards.grants import Policy, Unrestricted
 from gateway.guards.jwks import Jwks, JwksOptions
-from gateway.guards.policy import check_access
+from gateway.guards.policy import STANDARD_CLAIMS, AccessRow, access_table, access_warnings, check_access
 from gateway.guards.ratelimit import RateLimiter, resource_limit
 from gateway.guards.tokens import Caller, TokenRules, TokenVerifier
 from gateway.http.admission import Admission
@@ -59,7 +62,10 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 async def assemble(settings: Settings) -> tuple[Catalog, tuple[Fault, ...]]:
     """The catalog that the files and the database make together, and every fault. Raises ConfigurationError."""
-    loaded = load_directory(settings.resources_dir)
+    return await _assemble(settings, load_directory(settings.resources_dir))
+
+
+async def _assemble(settings: Settings, loaded: Loaded) -> tuple[Catalog, tuple[Fault, ...]]:
     reflection = await read_tables(database_url(settings), {table_name(source) for source in loaded.sources})
     catalog, faults = build(loaded, reflection)
     return _without_faulty_access(catalog, loaded, faults)
@@ -80,9 +86,28 @@ def _without_faulty_access(catalog: Catalog, loaded: Loaded, faults: tuple[Fault
     return Catalog(resources, broken), tuple(sorted(found))
 
 
-def check(settings: Settings) -> list[Fault]:
-    """Every fault of every resource file, held against the database. Raises ConfigurationError."""
-    return list(asyncio.run(assemble(settings))[1])
+class Checked(msgspec.Struct, frozen=True):
+    """What `gateway check` tells: every fault of every file, warnings that are none, and what every role may do where."""
+
+    faults: tuple[Fault, ...]
+    warnings: tuple[Fault, ...]
+    access: tuple[AccessRow, ...]
+
+
+def check(settings: Settings, claims: Collection[str] = ()) -> Checked:
+    """The resource files held against the database. Raises ConfigurationError.
+
+    `claims` are the names of those that tokens carry beyond the standard ones and `AUTH_ROLES_CLAIM`.
+    """
+    loaded = load_directory(settings.resources_dir)
+    catalog, faults = asyncio.run(_assemble(settings, loaded))
+    known = {*STANDARD_CLAIMS, settings.auth_roles_claim, *claims}
+    sound = [(source, catalog.resources.get((source.definition.version, source.name))) for source in loaded.sources]
+    return Checked(
+        faults,
+        tuple(sorted(told for source, resource in sound if resource for told in access_warnings(source, resource, known))),
+        tuple(row for _, resource in sound if resource for row in access_table(resource)),
+    )
 
 
 def openapi(settings: Settings, version: str) -> dict[str, Any]:
@@ -137,11 +162,12 @@ class Gateway:
         edge = Edge(settings.max_body_bytes, always, cors(settings.cors_origins))
         self._data = DataRoutes(lambda: self._serving, admission, edge)
         self._other = RequestIds(self._starlette())
-        self.failure: ConfigurationError | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["raw_path"].startswith(b"/api/"):
             await self._data(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._live(receive, send)
         else:
             await self._other(scope, receive, send)
 
@@ -154,7 +180,7 @@ class Gateway:
             logger.error("not served: %s/%s: %s", version, name, reason)
         try:
             await self.pool.open()
-        except (OSError, TimeoutError, GatewayError) as fault:
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, GatewayError) as fault:
             raise ConfigurationError(f"DATABASE_URL: no connection: {fault}") from fault
         await self.limiter.start()
         if self.jwks is not None:
@@ -203,18 +229,20 @@ class Gateway:
                 Route("/docs/{name}", _docs, methods=["GET"]),
             ],
             exception_handlers={HTTPException: on_http_exception, Exception: on_exception},
-            lifespan=self._lifespan,
         )
 
-    @asynccontextmanager
-    async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
+    async def _live(self, receive: Receive, send: Send) -> None:
+        """The lifespan protocol. Starlette's own would log an operator's mistake with its traceback."""
+        await receive()
         try:
             await self.start()
         except ConfigurationError as fault:
-            self.failure = fault
-            raise
-        yield
+            await send({"type": "lifespan.startup.failed", "message": str(fault)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
         await self.stop()
+        await send({"type": "lifespan.shutdown.complete"})
 
     def _checks(self) -> dict[str, Check]:
         checks: dict[str, Check] = {"database": self._database_is_well}
@@ -252,26 +280,30 @@ def create() -> Gateway:
 
 
 def serve(settings: Settings) -> None:
-    """Runs the service until it is told to stop. Raises ConfigurationError where it cannot start."""
+    """Runs the service until it is told to stop. Raises ConfigurationError where it cannot start.
+
+    Raises SystemExit where that shows only in a process that serves, which then has logged why.
+    """
     check_startable(settings)
     _configure_logging(settings)
+    asyncio.run(assemble(settings))  # what would stop every process stops the start, once
     if settings.auth == "off":
         logger.warning("AUTH=off: every caller may read and change everything")
     if settings.workers > 1:
-        asyncio.run(assemble(settings))  # what would stop every worker stops the start, once
-        _run(settings, "gateway.app:create", factory=True, workers=settings.workers)
+        config = _server_config(settings, "gateway.app:create", factory=True, workers=settings.workers)
+        supervisor = Multiprocess(config, sockets=[config.bind_socket()])
+        supervisor.run()
+        if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
+            raise SystemExit(1)
         return
-    gateway = Gateway(settings)
     try:
-        _run(settings, gateway)
-    except SystemExit:
-        if gateway.failure is not None:
-            raise gateway.failure from None
-        raise
+        uvicorn.Server(_server_config(settings, Gateway(settings))).run()
+    except SystemExit:  # uvicorn's own status for this is 3
+        raise SystemExit(1) from None
 
 
-def _run(settings: Settings, application: Any, **options: Any) -> None:
-    uvicorn.run(
+def _server_config(settings: Settings, application: Any, **options: Any) -> uvicorn.Config:
+    return uvicorn.Config(
         application,
         host=settings.host,
         port=settings.port,

@@ -10,11 +10,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sized
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import FrameType
@@ -27,8 +29,12 @@ from gateway.settings import Settings, check_startable, database_url, describe_v
 from gateway.terminal import progress, say, tell
 
 DOTENV = Path(".env")
+PROJECT = Path("pyproject.toml")
+DATA = Path(".data")
 DEFAULT_ROWS = 1000
 SEED = 1
+DEV_RATE_LIMIT = "6000/minute"
+"""Where none is set: whoever tries things out, or tests against it, should not be slowed down."""
 STOP_TIMEOUT_SECONDS = 15.0
 
 
@@ -59,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
 
     dev = _command(commands, "dev", _dev, "a gateway to try out, over its own PostgreSQL and Valkey, with sample rows")
     dev.add_argument("--port", help="port to listen on (default: 8000, or PORT)")
-    dev.add_argument("--data", type=Path, default=Path(".data"), metavar="DIR", help="where data is kept (default: .data)")
+    dev.add_argument("--data", type=Path, default=DATA, metavar="DIR", help=f"where data is kept (default: {DATA})")
     dev.add_argument(
         "--rows", type=_count, default=DEFAULT_ROWS, help=f"sample rows of each empty resource (default: {DEFAULT_ROWS})"
     )
@@ -71,7 +77,10 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--workers", help="processes that serve (default: WORKERS)")
 
     check = _command(commands, "check", _check, "every problem of the resource files, held against the database")
-    check.add_argument("--json", action="store_true", help="a JSON array of {file, line, message}")
+    check.add_argument("--access", action="store_true", help="print what every role may do; problems go to stderr")
+    check.add_argument(
+        "--json", action="store_true", help="a JSON array: of {file, line, message}, or with --access of a row for each operation"
+    )
 
     _add_migrate(_command(commands, "migrate", None, "the database's schema, by the files under migrations/"))
 
@@ -82,6 +91,8 @@ def _parser() -> argparse.ArgumentParser:
 
     openapi = _command(commands, "openapi", _openapi, "the OpenAPI 3.1 document of the API")
     openapi.add_argument("--version", default="v1", help="the API's version (default: v1)")
+
+    _add_token(_command(commands, "token", _token, "a token signed with the dev key, for the gateway that `gateway dev` runs"))
     return parser
 
 
@@ -112,6 +123,21 @@ def _add_migrate(migrate: argparse.ArgumentParser) -> None:
     new.add_argument("name", metavar="NAME", help="a few words on what it does")
 
 
+def _add_token(token: argparse.ArgumentParser) -> None:
+    token.add_argument("--role", action="append", required=True, metavar="R", help="a role it gives; may stand several times")
+    token.add_argument("--sub", required=True, metavar="S", help="whom it speaks for: what rules call $sub")
+    token.add_argument(
+        "--claim",
+        type=_claim,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="what rules call $claims.NAME: a JSON value, or else a text; may stand several times",
+    )
+    token.add_argument("--lifetime", type=_seconds, metavar="SECONDS", help="how long it is valid (default: 12 hours)")
+    token.add_argument("--data", type=Path, default=DATA, metavar="DIR", help=f"as for gateway dev (default: {DATA})")
+
+
 def _settings_help() -> str:
     return f"settings, from the environment or from a .env file:\n\n{describe_variables()}"
 
@@ -120,6 +146,25 @@ def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"a whole number from 0, not {text!r}")
     return int(text)
+
+
+def _seconds(text: str) -> int:
+    if not re.fullmatch(r"[1-9][0-9]{0,9}", text):
+        raise argparse.ArgumentTypeError(f"a whole number of seconds from 1, not {text!r}")
+    return int(text)
+
+
+def _claim(text: str) -> tuple[str, Any]:
+    """NAME=VALUE, where VALUE is JSON if it can be read as that."""
+    name, equals, written = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"NAME=VALUE, not {text!r}")
+    try:
+        value = json.loads(written)
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return name, written
+    return name, value
 
 
 @contextmanager
@@ -147,17 +192,17 @@ def _stoppable(stopped_by: list[signal.Signals]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _settings(**overrides: object) -> Settings:
+def _settings(defaults: Mapping[str, str] | None = None, **overrides: object) -> Settings:
     """The settings of the environment and of `.env`, where an argument that was given stands for its variable."""
     given = {name.upper(): str(value) for name, value in overrides.items() if value is not None}
-    return load_settings({**os.environ, **given}, DOTENV)
+    return load_settings({**os.environ, **given}, DOTENV, defaults)
 
 
 # The commands.
 
 
 def _dev(arguments: argparse.Namespace) -> int:
-    settings = _settings(port=arguments.port, database_url="", redis_url="", auth="off")
+    settings = _settings({"RATE_LIMIT": DEV_RATE_LIMIT}, port=arguments.port, database_url="", redis_url="")
     from gateway import dev
 
     dev.run(settings, arguments.data, arguments.rows, arguments.reload)
@@ -177,15 +222,55 @@ def _check(arguments: argparse.Namespace) -> int:
     database_url(settings)
     from gateway import app
 
-    faults = app.check(settings)
+    checked = app.check(settings, _known_claims())
+    rows = checked.access if arguments.access else checked.faults
     if arguments.json:
-        say(json.dumps([msgspec.to_builtins(fault) for fault in faults], ensure_ascii=False, indent=2))
-    else:
-        for fault in faults:
+        say(json.dumps([msgspec.to_builtins(row) for row in rows], ensure_ascii=False, indent=2))
+    elif arguments.access:
+        from gateway.access_report import print_access
+
+        print_access(checked.access)
+    for fault in checked.faults:
+        if arguments.access:
+            tell(str(fault))
+        elif not arguments.json:
             say(str(fault))
-    problems = "problem" if len(faults) == 1 else "problems"
-    tell(f"gateway check: {len(faults) or 'no'} {problems}")
-    return 1 if faults else 0
+    for warning in checked.warnings:
+        tell(f"warning: {warning}")
+    counts = [_counted(checked.faults, "problem"), *([_counted(checked.warnings, "warning")] if checked.warnings else [])]
+    tell(f"gateway check: {', '.join(counts)}")
+    return 1 if checked.faults else 0
+
+
+def _counted(things: Sized, noun: str) -> str:
+    return f"{len(things) or 'no'} {noun}{'' if len(things) == 1 else 's'}"
+
+
+def _known_claims() -> list[str]:
+    """`claims` of `[tool.gateway]` in pyproject.toml: what tokens carry beyond the standard claims. Raises ConfigurationError."""
+    try:
+        project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{PROJECT}: cannot be read: {error}") from error
+    claims = project.get("tool", {}).get("gateway", {}).get("claims", [])
+    if not isinstance(claims, list) or not all(isinstance(name, str) for name in claims):
+        raise ConfigurationError(f'{PROJECT}: claims of [tool.gateway] takes a list of names, such as ["org_id"]')
+    return claims
+
+
+def _token(arguments: argparse.Namespace) -> int:
+    settings = _settings()
+    claims = dict(arguments.claim)
+    if len(claims) < len(arguments.claim):
+        raise ConfigurationError("a claim is given twice")
+    from gateway import dev_issuer
+
+    issuer = dev_issuer.DevIssuer.load(arguments.data)
+    lifetime = arguments.lifetime or dev_issuer.LIFETIME_SECONDS
+    say(issuer.sign(arguments.sub, arguments.role, lifetime, claims, settings.auth_roles_claim))
+    return 0
 
 
 def _openapi(arguments: argparse.Namespace) -> int:

@@ -245,14 +245,19 @@ class _Given(msgspec.Struct, frozen=True):
     where: str = ""
 
 
-def load_settings(environ: Mapping[str, str], dotenv: Path | None = Path(".env")) -> Settings:
+def load_settings(
+    environ: Mapping[str, str], dotenv: Path | None = Path(".env"), defaults: Mapping[str, str] | None = None
+) -> Settings:
     """The settings of `environ`, and of the file `dotenv` for what it lacks; a missing file is an empty one.
+
+    `defaults` stand before those of `VARIABLES`, for a command that has others.
 
     Raises ConfigurationError with a line for every fault: a bad value, a misspelt name, a line of the file that is none.
     Variables that are neither ours nor close to ours are left alone, as are OTEL_*.
     """
     faults: list[str] = []
-    given = _read_dotenv(dotenv, faults) if dotenv is not None else {}
+    given = {name: _Given(value) for name, value in (defaults or {}).items()}
+    given |= _read_dotenv(dotenv, faults) if dotenv is not None else {}
     given |= {name: _Given(value) for name, value in environ.items()}
     faults += _misspelt(given)
     values = {variable.attribute: _value(variable, given, faults) for variable in VARIABLES}

@@ -17,9 +17,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import asyncpg
+import hypothesis
 import pytest
 
 from gateway import embedded
+
+# Two cores are shared with servers, so how long an example takes says nothing; and every run tries the same examples.
+hypothesis.settings.register_profile("gateway", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("gateway")
 
 POSTGRES_URL_VARIABLE = "GATEWAY_TESTS_POSTGRES_URL"
 

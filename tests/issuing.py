@@ -38,14 +38,20 @@ def key_set(*keys: Any) -> bytes:
     return json.dumps({"keys": keys}).encode()
 
 
+DAY_SECONDS = 86_400
+
+
 def base64url(content: bytes) -> bytes:
     return base64.urlsafe_b64encode(content).rstrip(b"=")
 
 
 def claims(**changes: Any) -> dict[str, Any]:
-    """Good claims, changed; a claim of None is left out."""
+    """Good claims, changed; a claim of None is left out.
+
+    They hold for a day, for a run of all tests may be long after its modules were imported.
+    """
     now = int(time.time())
-    good = {"iss": ISSUER, "aud": AUDIENCE, "sub": "42", "iat": now, "exp": now + 600, "roles": ["customer"]}
+    good = {"iss": ISSUER, "aud": AUDIENCE, "sub": "42", "iat": now, "exp": now + DAY_SECONDS, "roles": ["customer"]}
     return {name: value for name, value in {**good, **changes}.items() if value is not None}
 
 

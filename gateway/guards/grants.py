@@ -15,18 +15,14 @@ import msgspec
 from gateway.catalog.build import as_exact
 from gateway.catalog.model import Catalog, Field, Resource
 from gateway.catalog.types import BadValue
-from gateway.definitions.model import OPERATIONS, Operation, RoleDefinition, RuleDefinition
+from gateway.definitions.model import OPERATIONS, Operation, RuleDefinition
 from gateway.errors import Forbidden, Unauthorized
-from gateway.guards.policy import is_claim
+from gateway.guards.policy import ADMIN_ALONE, ANONYMOUS, is_claim
 from gateway.guards.tokens import Caller, token_needed
 from gateway.query.ast import EVERYTHING, Bound, Filter, Grant, Values
 from gateway.query.operators import OPERATORS
 from gateway.query.plan import Deferred, resolve_filter
 from gateway.query.syntax.json import parse_filter
-
-ANONYMOUS = "anonymous"
-ADMIN_ALONE = {"admin": RoleDefinition(*(RuleDefinition() for _ in OPERATIONS))}
-"""What a definition without `access` means."""
 
 
 class Rule(msgspec.Struct, frozen=True):

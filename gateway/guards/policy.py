@@ -1,12 +1,12 @@
-"""The `access` part of a definition, held against its resource: every name, value and claim in it must make sense.
+"""The `access` part of a definition, held against its resource: its faults, what it allows as a table, and what to beware of.
 
-Enforcement stands on the same checks and comes with tokens; until then a faulty rule is told, never skipped.
+Every name, value and claim in it must make sense: `grants` stands on definitions that have passed `check_access`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -14,12 +14,27 @@ import msgspec
 from gateway.catalog.build import as_exact
 from gateway.catalog.model import Field, Resource
 from gateway.catalog.types import BadValue
-from gateway.definitions.model import OPERATIONS, Fault, Path, RuleDefinition, Source
+from gateway.definitions.model import OPERATIONS, Fault, Operation, Path, RoleDefinition, RuleDefinition, Source
 from gateway.errors import ValidationFailed, did_you_mean
+from gateway.query.ast import Condition, Written
 from gateway.query.plan import Deferred, resolve_filter
 from gateway.query.syntax.json import parse_filter
 
 CLAIM = re.compile(r"\$(sub|claims\.[^\s$]+)")
+ANONYMOUS = "anonymous"
+"""The role that every caller holds, with a token or without one."""
+ADMIN_ALONE: Mapping[str, RoleDefinition] = {"admin": RoleDefinition(*(RuleDefinition() for _ in OPERATIONS))}
+"""What a definition without `access` means."""
+STANDARD_CLAIMS = frozenset(
+    [
+        *("iss", "sub", "aud", "exp", "nbf", "iat", "jti"),
+        *("client_id", "scope", "roles", "groups", "entitlements", "auth_time", "acr", "amr", "azp", "sid"),
+        *("name", "given_name", "family_name", "middle_name", "nickname", "preferred_username", "profile", "picture", "website"),
+        *("email", "email_verified", "gender", "birthdate", "zoneinfo", "locale", "phone_number", "phone_number_verified"),
+        *("address", "updated_at"),
+    ]
+)
+"""RFC 7519, 4.1; RFC 9068, 2.2 and OpenID Connect Core, 2; OpenID Connect Core, 5.1."""
 
 
 def is_claim(value: Any) -> bool:
@@ -141,3 +156,112 @@ def _check_set(source: Source, resource: Resource, rule: RuleDefinition, path: P
 def _is_generated(resource: Resource, field: Field) -> bool:
     column = resource.table.column(field.column)
     return column is not None and column.generated
+
+
+# --- what it allows, for a person to read -------------------------------------------------------------------------------
+
+
+class AccessRow(msgspec.Struct, frozen=True):
+    """What one role may do in one operation, as written. `rows` and `fields` None: all of them; `set` None: nothing is set."""
+
+    version: str
+    resource: str
+    role: str
+    operation: Operation
+    rows: Mapping[str, Any] | None
+    fields: list[str] | None
+    set: Mapping[str, Any] | None
+
+
+def access_table(resource: Resource) -> Iterator[AccessRow]:
+    """Every operation that any role may do here, strongest role first. What is not in it is refused."""
+    for role, operation, rule in _rules(resource):
+        yield AccessRow(resource.version, resource.name, role, operation, rule.rows, rule.fields, rule.set)
+
+
+def access_claims(resource: Resource) -> Iterator[tuple[str, Operation, str, str]]:
+    """(role, operation, claim, field) wherever a rule compares a field with a claim or sets it to one: `$sub`, `$claims.org`."""
+    for role, operation, rule in _rules(resource):
+        for condition in () if rule.rows is None else _conditions(parse_filter(as_exact(rule.rows), "rows")):
+            if condition.name in resource.fields:
+                yield from (
+                    (role, operation, value, condition.name) for _, value in _leaves(condition.value, ()) if is_claim(value)
+                )
+        yield from ((role, operation, value, name) for name, value in (rule.set or {}).items() if is_claim(value))
+
+
+def _rules(resource: Resource) -> Iterator[tuple[str, Operation, RuleDefinition]]:
+    access = resource.definition.access
+    for role, definition in (ADMIN_ALONE if access is None else access).items():
+        for operation in OPERATIONS:
+            rule: RuleDefinition | None = getattr(definition, operation)
+            if rule is not None and operation in resource.operations:
+                yield role, operation, rule
+
+
+def _conditions(written: Written) -> Iterator[Condition]:
+    if isinstance(written, Condition):
+        yield written
+    else:
+        for item in written.items:
+            yield from _conditions(item)
+
+
+def _field_name(resource: Resource, condition: Condition) -> str:
+    """The field that a condition is on; one whose own name has dots comes before a JSON path below another."""
+    return condition.name if condition.name in resource.fields else condition.name.partition(".")[0]
+
+
+# --- what to beware of ---------------------------------------------------------------------------------------------------
+
+
+def access_warnings(source: Source, resource: Resource, known_claims: Collection[str] = STANDARD_CLAIMS) -> Iterator[Fault]:
+    """What makes sense, and may still not be meant: everybody may write; a read rule that no index serves; an unknown claim.
+
+    `known_claims` are the names of those that tokens are known to carry. A name with dots counts as known with its first part.
+    The definition has passed `check_access`.
+    """
+    for role, operation, rule in _rules(resource):
+        path: Path = ("access", role, operation)
+        if role == ANONYMOUS and operation != "read" and rule.rows is None:
+            yield source.fault(path, f"everybody may {operation} here, any row and without a token")
+        if operation == "read":
+            yield from _check_indexes(source, resource, rule, path)
+        yield from _check_claims(source, rule, path, known_claims)
+
+
+def _check_indexes(source: Source, resource: Resource, rule: RuleDefinition, path: Path) -> Iterator[Fault]:
+    """Of reads alone: a write finds its one row by the key. Of a view no index is known."""
+    if rule.rows is None or resource.table.is_view:
+        return
+    leading = {columns[0] for columns in resource.table.indexes if columns}
+    names = list(dict.fromkeys(_unserved(resource, parse_filter(as_exact(rule.rows), "rows"), leading)))
+    if names:
+        which = " or ".join(f'"{name}"' for name in names)
+        yield source.fault(
+            (*path, "rows", names[0]), f"rows: no index leads with {which}, so a list reads the rows that it may not show too"
+        )
+
+
+def _unserved(resource: Resource, written: Written, leading: Collection[str]) -> list[str]:
+    """The fields of which an index would have to lead with one; none where an index narrows the rows down already."""
+    if isinstance(written, Condition):
+        name = _field_name(resource, written)
+        return [] if resource.fields[name].column in leading else [name]
+    parts = [_unserved(resource, item, leading) for item in written.items]
+    if written.kind == "and" and not all(parts):
+        return []
+    return [name for part in parts for name in part]
+
+
+def _check_claims(source: Source, rule: RuleDefinition, path: Path, known: Collection[str]) -> Iterator[Fault]:
+    for part in ("rows", "set"):
+        for place, value in _leaves(getattr(rule, part) or {}, (*path, part)):
+            if not is_claim(value) or value == "$sub":
+                continue
+            name = value.removeprefix("$claims.")
+            if name not in known and name.partition(".")[0] not in known:
+                yield source.fault(
+                    place,
+                    f'no token is known to carry the claim "{name}", and without it this denies.{did_you_mean(name, known)}',
+                )

@@ -114,7 +114,7 @@ def _is_trusted(packed: bytes, trusted: tuple[Network, ...]) -> bool:
 
 # --- how much a caller may send, and how long it may take ----------------------------------------------------------------
 
-MAX_HEAD_BYTES = 32 * 1024
+MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 100
 BODY_DEADLINE_SECONDS = 30.0
 

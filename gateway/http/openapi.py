@@ -656,7 +656,7 @@ def _overview(max_body_bytes: int) -> str:
         "Rows over HTTP. Nothing is ignored: an unknown parameter or field, a wrong type or a parameter sent twice is a 400 "
         "that names every problem at once.\n\n"
         f"Limits of one request: {MAX_PARAMETERS} parameters, {MAX_COMPARISONS} comparisons, {MAX_LIST_ITEMS:,} items in a "
-        f"list of values, {MAX_HEAD_BYTES:,} bytes of headers, {max_body_bytes:,} bytes of body. No text holds U+0000.\n\n"
+        f"list of values, {MAX_HEAD_BYTES:,} bytes of URL and headers, {max_body_bytes:,} of body. No text holds U+0000.\n\n"
         "In a comma-separated list of texts, a comma inside a value is written `\\,` and a backslash `\\\\`.\n\n"
         f"| status | code | meaning |\n| --- | --- | --- |\n{errors}"
     )

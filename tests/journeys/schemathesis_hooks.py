@@ -8,14 +8,17 @@ from __future__ import annotations
 import json
 import os
 from typing import Any
+from urllib.parse import urlencode
 
 import schemathesis
 
+from gateway.http.edge import MAX_HEAD_BYTES
 from gateway.query.plan import MAX_COMPARISONS, MAX_OFFSET
 from gateway.query.syntax.brackets import OPTIONS
 from gateway.query.syntax.json import LOGIC, MAX_DEPTH
 
 DEFAULT_LIMIT = 100
+MAX_QUERY_BYTES = MAX_HEAD_BYTES - 4096
 
 
 def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
@@ -36,6 +39,7 @@ def keep_within_limits(query: dict[str, Any]) -> None:
     - A request takes 50 comparisons, over all its parameters together; `filter=` goes five levels deep.
     - `page` times `limit` is bounded, not each of them.
     - `price=3` and `price[eq]=3` are one condition in two spellings, of which a request takes one.
+    - URL and headers have one limit of bytes together.
     """
     query.pop("cursor", None)
     if "filter" in query and _filter_is_too_large(query["filter"]):
@@ -46,6 +50,8 @@ def keep_within_limits(query: dict[str, Any]) -> None:
         del query[name]
     if "page" in query and (int(query["page"]) - 1) * int(query.get("limit", DEFAULT_LIMIT)) > MAX_OFFSET:
         del query["page"]
+    while len(urlencode(query)) > MAX_QUERY_BYTES:
+        del query[max(query, key=lambda name: len(urlencode({name: query[name]})))]
 
 
 def before_load_schema(context: Any, raw_schema: dict[str, Any]) -> None:
