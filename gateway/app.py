@@ -41,7 +41,7 @@ from gateway.http.admission import Admission
 from gateway.http.docs import docs_asset
 from gateway.http.edge import PRIVATE, SECURITY, cors, trusted_networks
 from gateway.http.middleware import RequestIds, on_exception, on_http_exception
-from gateway.http.openapi import document
+from gateway.http.openapi import Access, document
 from gateway.http.operations import Check, health_routes
 from gateway.http.protocol import HttpProtocol
 from gateway.http.responses import Response, json_response
@@ -118,8 +118,15 @@ def openapi(settings: Settings, version: str) -> dict[str, Any]:
     return _document(settings, catalog, version)
 
 
-def _document(settings: Settings, catalog: Catalog, version: str) -> dict[str, Any]:
-    return document(catalog, version, max_body_bytes=settings.max_body_bytes, service_name=settings.service_name)
+def _document(settings: Settings, catalog: Catalog, version: str, access: Access | None = None) -> dict[str, Any]:
+    return document(
+        catalog,
+        version,
+        max_body_bytes=settings.max_body_bytes,
+        service_name=settings.service_name,
+        secured=settings.auth != "off",
+        access=access,
+    )
 
 
 def _tokens(settings: Settings) -> tuple[Jwks | None, TokenVerifier | None]:
@@ -200,19 +207,24 @@ class Gateway:
         return self._serving.pipeline.catalog
 
     def _serve_from(self, catalog: Catalog) -> Serving:
+        policy = Unrestricted() if self.jwks is None else Policy(catalog)
         documents: dict[str, Response] = {}
 
-        def document_of(version: str, _caller: Caller | None) -> Response | None:
-            """Made when it is first asked for; None for a version that does not exist."""
+        def document_of(version: str, caller: Caller | None) -> Response | None:
+            """What this caller may use; None for a version that does not exist. That of callers without a token is kept."""
             if version not in catalog.versions:
                 return None
-            if version not in documents:
-                documents[version] = json_response(200, _document(self.settings, catalog, version))
-            return documents[version]
+            if caller is None and version in documents:
+                return documents[version]
+            content = _document(self.settings, catalog, version, lambda resource: policy.allowed(resource, caller))
+            response = json_response(200, content)
+            if caller is None:
+                documents[version] = response
+            return response
 
         return Serving(
             pipeline=Pipeline(catalog, self._database),
-            policy=Unrestricted() if self.jwks is None else Policy(catalog),
+            policy=policy,
             limits={
                 place: resource_limit(resource.definition.rate_limit, *place)
                 for place, resource in catalog.resources.items()

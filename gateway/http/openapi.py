@@ -8,11 +8,14 @@ is said in words.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+
+import msgspec
 
 from gateway.catalog.model import Catalog, Field, Resource
 from gateway.catalog.types import ColumnType, Family
+from gateway.definitions.model import Operation
 from gateway.errors import (
     ERRORS,
     Conflict,
@@ -45,8 +48,10 @@ from gateway.http.value_schemas import (
     url_operand,
     url_value,
 )
+from gateway.query.ast import Grant
 from gateway.query.operators import Operator, operators_for, path_operators
-from gateway.query.plan import COUNTS, MAX_COMPARISONS, MAX_LIST_ITEMS, MAX_OFFSET
+from gateway.query.payload import writable_fields
+from gateway.query.plan import COUNTS, MAX_COMPARISONS, MAX_LIST_ITEMS, MAX_OFFSET, readable_fields
 from gateway.query.syntax.brackets import MAX_PARAMETERS, RESERVED, join_list
 from gateway.query.syntax.json import MAX_DEPTH
 
@@ -76,13 +81,30 @@ SECURED_ERRORS: Mapping[str, tuple[type[GatewayError], ...]] = {
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._-]")
 
 
-def document(catalog: Catalog, version: str, *, max_body_bytes: int, service_name: str, secured: bool = False) -> dict[str, Any]:
-    """The OpenAPI document of `version`. Resources that are broken are not in it. `secured`: tokens are looked at."""
+Access = Callable[[Resource], Mapping[Operation, Grant]]
+"""What one caller may do with a resource: the grant of each operation that they may do at all."""
+
+
+def document(
+    catalog: Catalog,
+    version: str,
+    *,
+    max_body_bytes: int,
+    service_name: str,
+    secured: bool = False,
+    access: Access | None = None,
+) -> dict[str, Any]:
+    """The OpenAPI document of `version`. Resources that are broken are not in it. `secured`: tokens are looked at.
+
+    With `access` it has what that caller may use, and nothing else: resources, operations, fields.
+    """
     resources = [resource for (of_version, _), resource in catalog.resources.items() if of_version == version]
+    views = [_view(resource, None if access is None else access(resource)) for resource in resources]
+    views = [view for view in views if view.operations]
     shared = _Shared()
     paths: dict[str, Any] = {}
-    for resource in resources:
-        paths |= _paths(resource, shared)
+    for view in views:
+        paths |= _paths(view, shared)
     paths |= _operations_paths(version)
     if secured:
         _secure(paths)
@@ -95,7 +117,7 @@ def document(catalog: Catalog, version: str, *, max_body_bytes: int, service_nam
             "x-versions": list(catalog.versions),
         },
         "servers": [{"url": "/", "description": "This host"}],
-        "tags": [*map(_tag, resources), {"name": "operations", "description": "Health, and this document."}],
+        "tags": [*(_tag(view.resource) for view in views), {"name": "operations", "description": "Health, and this document."}],
         **({"security": [{"bearer": []}, {}]} if secured else {}),
         "paths": paths,
         "components": {
@@ -149,16 +171,51 @@ def _component_name(name: str) -> str:
 # --- paths -------------------------------------------------------------------------------------------------------------
 
 
-def _paths(resource: Resource, shared: _Shared) -> dict[str, Any]:
+class _View(msgspec.Struct, frozen=True, eq=False):
+    """A resource as one caller may use it: `resource` shows what they may read, `create` and `patch` what they may send.
+
+    `whole` tells that what they wrote is shown to them for sure, with all its fields.
+    """
+
+    resource: Resource
+    operations: tuple[str, ...]
+    create: Mapping[str, Field]
+    patch: Mapping[str, Field]
+    whole: bool
+
+
+def _view(resource: Resource, grants: Mapping[Operation, Grant] | None) -> _View:
+    if grants is None:
+        sent = writable_fields(resource)
+        return _View(resource, resource.operations, sent, sent, whole=True)
+    readable = readable_fields(resource, grants["read"]) if "read" in grants else {}
+    return _View(
+        msgspec.structs.replace(resource, visible=readable),
+        tuple(grants),
+        writable_fields(resource, grants["create"]) if "create" in grants else {},
+        writable_fields(resource, grants["patch"]) if "patch" in grants else {},
+        whole="read" in grants and grants["read"].rows is None,
+    )
+
+
+def _paths(view: _View, shared: _Shared) -> dict[str, Any]:
+    resource = view.resource
     row = shared.share(resource.name, _row_schema(resource))
+    written = {**row, "required": list(resource.visible)} if view.whole else row
     base = f"/api/{resource.version}/{resource.name}"
-    of_all: dict[str, Any] = {"get": _list(resource, row, shared)}
-    of_one: dict[str, Any] = {"parameters": [_key_parameter(resource)], "get": _get(resource, row)}
-    if resource.writable:
-        of_all["post"] = _create(resource, row, shared)
-        of_one["patch"] = _patch(resource, row, shared)
+    of_all: dict[str, Any] = {}
+    of_one: dict[str, Any] = {}
+    if "read" in view.operations:
+        of_all["get"] = _list(resource, row, shared)
+        of_one["get"] = _get(resource, row)
+    if "create" in view.operations:
+        of_all["post"] = _create(view, written, shared)
+    if "patch" in view.operations:
+        of_one["patch"] = _patch(view, written, shared)
+    if "delete" in view.operations:
         of_one["delete"] = _delete(resource)
-    return {base: of_all, f"{base}/{{key}}": of_one}
+    paths = {base: of_all} if of_all else {}
+    return paths | ({f"{base}/{{key}}": {"parameters": [_key_parameter(resource)], **of_one}} if of_one else {})
 
 
 def _tag(resource: Resource) -> dict[str, str]:
@@ -204,34 +261,38 @@ def _get(resource: Resource, row: Schema) -> dict[str, Any]:
     )
 
 
-def _create(resource: Resource, row: Schema, shared: _Shared) -> dict[str, Any]:
-    success = _success("The row as it was stored.", _one(_whole(row, resource)), Location=_ref("headers", "Location"))
-    success["links"] = {
-        name: {"operationId": f"{resource.name}_{name}", "parameters": {"key": _key_expression(resource)}}
-        for name in ("get", "patch", "delete")
-    }
+def _create(view: _View, row: Schema, shared: _Shared) -> dict[str, Any]:
+    resource = view.resource
+    success = _success("The row as it was stored.", _one(row), Location=_ref("headers", "Location"))
+    if set(resource.key) <= resource.visible.keys():
+        success["links"] = {
+            name: {"operationId": f"{resource.name}_{name}", "parameters": {"key": _key_expression(resource)}}
+            for name, operation in (("get", "read"), ("patch", "patch"), ("delete", "delete"))
+            if operation in view.operations
+        }
     return _operation(
         resource,
         "create",
         f"Create a row of {resource.name}",
         {"201": success},
         parameters=[_ref("parameters", "RequestId")],
-        requestBody=_body(shared.share(f"{resource.name}.create", _create_schema(resource)), JSON),
+        requestBody=_body(shared.share(f"{resource.name}.create", _create_schema(view.create)), JSON),
     )
 
 
-def _patch(resource: Resource, row: Schema, shared: _Shared) -> dict[str, Any]:
+def _patch(view: _View, row: Schema, shared: _Shared) -> dict[str, Any]:
+    resource = view.resource
     return _operation(
         resource,
         "patch",
         f"Change fields of one row of {resource.name}",
-        {"200": _success("The row as it is now.", _one(_whole(row, resource)))},
+        {"200": _success("The row as it is now.", _one(row))},
         description=(
             "Fields that are not sent keep their values. As `application/merge-patch+json` (RFC 7396) an object sent for a "
             "JSON field is merged into what is stored; as `application/json` it takes its place."
         ),
         parameters=[_ref("parameters", "RequestId")],
-        requestBody=_body(shared.share(f"{resource.name}.patch", _patch_schema(resource)), JSON, MERGE_PATCH),
+        requestBody=_body(shared.share(f"{resource.name}.patch", _patch_schema(view.patch)), JSON, MERGE_PATCH),
     )
 
 
@@ -270,17 +331,8 @@ def _row_schema(resource: Resource) -> Schema:
     return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
-def _whole(row: Schema, resource: Resource) -> Schema:
-    """A row of which no field was left out."""
-    return {**row, "required": list(resource.visible)}
-
-
 def _one(row: Schema) -> Schema:
     return {"type": "object", "properties": {"data": row}, "required": ["data"], "additionalProperties": False}
-
-
-def _writable(resource: Resource) -> dict[str, Field]:
-    return {name: field for name, field in resource.visible.items() if not field.readonly}
 
 
 def _sent_object(fields: Mapping[str, Field]) -> Schema:
@@ -288,14 +340,13 @@ def _sent_object(fields: Mapping[str, Field]) -> Schema:
     return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
-def _create_schema(resource: Resource) -> Schema:
-    writable = _writable(resource)
+def _create_schema(writable: Mapping[str, Field]) -> Schema:
     required = [name for name, field in writable.items() if field.required]
     return _sent_object(writable) | ({"required": required} if required else {})
 
 
-def _patch_schema(resource: Resource) -> Schema:
-    return _sent_object(_writable(resource)) | {"minProperties": 1}
+def _patch_schema(writable: Mapping[str, Field]) -> Schema:
+    return _sent_object(writable) | {"minProperties": 1}
 
 
 def _described(schema: Schema, description: str) -> Schema:
