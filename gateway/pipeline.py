@@ -24,6 +24,7 @@ from gateway.query.ast import EVERYTHING, Count, Grant, ListPlan, ListRequest, W
 from gateway.query.cursor import MAX_CURSOR_CHARACTERS, Cursor, encode_cursor
 from gateway.query.payload import plan_create, plan_delete, plan_patch
 from gateway.query.plan import filter_values, plan_get, plan_list, readable_fields
+from gateway.query.plans import Plans
 from gateway.query.statements import ReadStatement, Statements
 from gateway.reads import Reads
 
@@ -57,6 +58,7 @@ class Pipeline:
     def __init__(self, catalog: Catalog, database: Database) -> None:
         self.catalog = catalog
         self.database = database
+        self.plans = Plans()
         self.statements = Statements()
         self.reads = Reads(database)
 
@@ -72,7 +74,13 @@ class Pipeline:
 
     async def list_rows(self, resource: Resource, request: ListRequest, grant: Grant = EVERYTHING) -> Page:
         """One page. Raises ValidationFailed and the database's errors."""
-        plan = plan_list(resource, request, grant)
+        return await self._list(resource, plan_list(resource, request, grant))
+
+    async def list_query(self, resource: Resource, query: bytes, grant: Grant = EVERYTHING) -> Page:
+        """One page, by a raw query string, whose plan is found again. Raises as `list_rows` does."""
+        return await self._list(resource, self.plans.list(resource, query, grant))
+
+    async def _list(self, resource: Resource, plan: ListPlan) -> Page:
         statement = self.statements.list(plan.shape, resource)
         rows = await self._read(resource, statement, plan.values)
         total: int | None = None

@@ -33,7 +33,7 @@ from gateway.http.responses import (
 )
 from gateway.pipeline import Pipeline
 from gateway.query.plan import refuse_parameters
-from gateway.query.syntax.brackets import parse_list, parse_parameters
+from gateway.query.syntax.brackets import parse_parameters
 
 logger = logging.getLogger("gateway.http")
 
@@ -147,7 +147,7 @@ async def _read(
     grant = serving.policy.grant(resource, "read", caller)
     query: bytes = scope["query_string"]
     if key is None:
-        page = await serving.pipeline.list_rows(resource, parse_list(query), grant)
+        page = await serving.pipeline.list_query(resource, query, grant)
         return page_response(page, scope["raw_path"].decode("latin-1"), query)
     return row_response(await serving.pipeline.get_row(resource, key, parse_parameters(query) if query else {}, grant))
 

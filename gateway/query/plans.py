@@ -1,0 +1,37 @@
+"""List plans found again by their query string: planning is pure, and clients ask the same again and again."""
+
+from __future__ import annotations
+
+from gateway.catalog.model import Resource
+from gateway.query.ast import EVERYTHING, Grant, ListPlan
+from gateway.query.plan import plan_list
+from gateway.query.syntax.brackets import parse_list
+
+MAX_PLANS = 2000
+MAX_QUERY_BYTES = 512
+"""A longer query is planned anew: what strangers send must not fill the memory."""
+
+
+class Plans:
+    """The list plans of one catalog. The oldest goes first."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, bytes, Grant], ListPlan] = {}
+
+    def list(self, resource: Resource, query: bytes, grant: Grant = EVERYTHING) -> ListPlan:
+        """The plan of a list by its raw query string. Raises ValidationFailed, anew each time."""
+        if len(query) > MAX_QUERY_BYTES or not _is_hashable(grant):
+            return plan_list(resource, parse_list(query), grant)
+        place = (resource.id, query, grant)
+        found = self._known.get(place)
+        if found is None:
+            found = plan_list(resource, parse_list(query), grant)
+            if len(self._known) >= MAX_PLANS:
+                del self._known[next(iter(self._known))]
+            self._known[place] = found
+        return found
+
+
+def _is_hashable(grant: Grant) -> bool:
+    """A rule's values may hold a list."""
+    return grant.rows is None or not any(isinstance(value, list) for value in grant.rows.values)
