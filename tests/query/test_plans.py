@@ -9,9 +9,9 @@ from gateway.query.ast import Bound, Comparison, Grant
 from gateway.query.plan import plan_list
 from gateway.query.plans import MAX_PLANS, MAX_QUERY_BYTES, Plans
 from gateway.query.syntax.brackets import parse_list
-from tests.query.sample import EVERYTHING, resource
+from tests.query.sample import EVERYTHING
 
-FOUND = resource(EVERYTHING)
+FOUND = EVERYTHING
 QUERIES = [b"", b"limit=3", b"name=a", b"name=b", b"whole[in]=1,2&sort=-name", b"page=2", b"count=exact"]
 
 
