@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from bench.peers import PEERS, unix_socket_url
+from bench.npm import PEERS, unix_socket_url
 from bench.ratios import HELLO, free_port
 
 START_TIMEOUT_SECONDS = 60

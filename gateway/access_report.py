@@ -19,18 +19,20 @@ WIDTH = 100
 HEAD = ("resource", "role", "may", "rows", "fields", "set")
 
 
-def print_access(rows: Iterable[AccessRow]) -> None:
-    """Prints the table to stdout, as wide as the terminal; cells that do not fit go on below."""
+def access_lines(rows: Iterable[AccessRow]) -> Iterator[str]:
+    """The table's lines, as wide as the terminal if stdout is one; cells that do not fit go on below."""
     console = Console()
     if not console.is_terminal:
         console.width = WIDTH
-    table = Table(*HEAD, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
-    for cells in lines(rows):
+    table = Table(*HEAD, box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for cells in access_cells(rows):
         table.add_row(*map(Text, cells))
-    console.print(table)
+    with console.capture() as captured:
+        console.print(table)
+    yield from (line.rstrip() for line in captured.get().splitlines())
 
 
-def lines(rows: Iterable[AccessRow]) -> Iterator[tuple[str, ...]]:
+def access_cells(rows: Iterable[AccessRow]) -> Iterator[tuple[str, ...]]:
     """A line for each role of each resource and each rule of it; operations that one rule holds for share a line."""
     for (version, resource, role), found in groupby(rows, lambda row: (row.version, row.resource, row.role)):
         name = resource if version == "v1" else f"{version}/{resource}"
@@ -51,7 +53,7 @@ def _by_rule(rows: Sequence[AccessRow]) -> Iterator[tuple[str, str, str, str]]:
         yield may, reached, "" if operations == ["delete"] else fields, written
 
 
-def short(value: Any) -> str:
+def short(value: Mapping[str, Any]) -> str:
     """A part of a rule as YAML would have it on one line: `user_id: $sub, or: [{status: open}, {total: {lt: 5}}]`."""
     return ", ".join(f"{name}: {_inner(member)}" for name, member in value.items())
 

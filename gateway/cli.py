@@ -227,9 +227,10 @@ def _check(arguments: argparse.Namespace) -> int:
     if arguments.json:
         say(json.dumps([msgspec.to_builtins(row) for row in rows], ensure_ascii=False, indent=2))
     elif arguments.access:
-        from gateway.access_report import print_access
+        from gateway.access_report import access_lines
 
-        print_access(checked.access)
+        for line in access_lines(checked.access):
+            say(line)
     for fault in checked.faults:
         if arguments.access:
             tell(str(fault))

@@ -38,7 +38,7 @@ WATCHED_SUFFIXES = frozenset({".py", ".yaml", ".yml"})
 def run(settings: Settings, data: Path, rows: int, reload: bool) -> NoReturn:
     """`gateway dev`: serves over servers of its own, which keep their data in `data`, until a signal or a ConfigurationError."""
     tell(f"Starting PostgreSQL and Valkey over {data} …")
-    with embedded.servers(data) as servers, _issuing(settings, data) as (settings, issuer):  # noqa: PLW2901
+    with embedded.servers(data) as servers, issuing(settings, data) as (settings, issuer):
         port = _free_port(settings.host, settings.port)
         settings = msgspec.structs.replace(settings, database_url=servers.database_url, redis_url=servers.redis_url, port=port)
         migrate.upgrade(servers.database_url)
@@ -53,7 +53,7 @@ def run(settings: Settings, data: Path, rows: int, reload: bool) -> NoReturn:
 
 
 @contextmanager
-def _issuing(settings: Settings, data: Path) -> Iterator[tuple[Settings, DevIssuer | None]]:
+def issuing(settings: Settings, data: Path) -> Iterator[tuple[Settings, DevIssuer | None]]:
     """The settings that make tokens of the issuer in `data` hold, and the issuer, which serves its keys as long as the block
     runs; with AUTH=off the settings as they are, and none."""
     if settings.auth == "off":
@@ -108,7 +108,7 @@ def _serving(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
     """
     command = [sys.executable, "-c", "import sys, gateway.cli; sys.exit(gateway.cli.serve_attached())"]
     process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
-        command, stdin=subprocess.PIPE, start_new_session=True, env={**os.environ, **_variables(settings)}
+        command, stdin=subprocess.PIPE, start_new_session=True, env={**os.environ, **child_variables(settings)}
     )
     try:
         yield process
@@ -123,7 +123,7 @@ def _serving(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
             process.stdin.close()
 
 
-def _variables(settings: Settings) -> Mapping[str, str]:
+def child_variables(settings: Settings) -> Mapping[str, str]:
     """What the serving process is to hear of these settings by its environment; the rest it reads itself, as we did."""
     variables = {
         "DATABASE_URL": settings.database_url,

@@ -100,7 +100,7 @@ def welcome(settings: Settings, issuer: DevIssuer | None) -> Iterator[str]:
         f"  REDIS_URL     {settings.redis_url}",
     )
     if visitors:
-        yield "\n  Tokens of a few roles, for the lines below; `gateway token --help` makes others:"
+        yield "\n  Tokens for a few roles, to paste before the lines that use them (gateway token makes others):"
         yield from (f"    export {visitor.variable}={visitor.token}" for visitor in visitors)
     for title, lines in _examples(site, visitors):
         if lines:
@@ -209,20 +209,20 @@ def _examples(site: Site, visitors: Sequence[Visitor]) -> Iterator[tuple[str, li
     if found is not None:
         resource, row = found
         reader = NOBODY if site.grant(NOBODY, resource, "read") else admin
-        title = "To read, without a token" if visitors and reader is NOBODY else "To read"
+        title = "Without a token" if visitors and reader is NOBODY else "To read"
         yield title, list(_reads(site, reader, resource, row))
     refused: Resource | None = None
     for visitor in visitors[1:]:
         own = next((own for own, _ in _readable(site, visitor, OWNED_FIRST) if _is_limited(site, visitor, own)), None)
         if own is not None:
             refused = refused or own
-            yield f"What this {visitor.role} sees of {own.name}, and nobody else", [_curl(site, visitor, f"{_path(own)}?limit=2")]
+            yield f"As this {visitor.role}, who sees only their own {own.name}", [_curl(site, visitor, f"{_path(own)}?limit=2")]
     if visitors:
         closed = [resource for resource in site.resources(OWNED_FIRST) if site.grant(NOBODY, resource, "read") is None]
         refused = refused if refused in closed else next(iter(closed), None)
-        yield "What is refused without a token", [_curl(site, NOBODY, f"{_path(refused)}?limit=2")] if refused else []
+        yield "Without a token that is refused", [_curl(site, NOBODY, f"{_path(refused)}?limit=2")] if refused else []
     if found is not None:
-        yield "To write", list(_writes(site, admin, *found))
+        yield f"As {ADMIN}, to write" if visitors else "To write", list(_writes(site, admin, *found))
 
 
 def _readable(site: Site, visitor: Visitor, first: str = READ_FIRST) -> Iterator[tuple[Resource, dict[str, Any]]]:

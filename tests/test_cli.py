@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import uuid
 from pathlib import Path
+from typing import Any
 
+import asyncpg
 import pytest
+from joserfc import jwt
 
 from gateway.cli import main
+from gateway.dev_issuer import DevIssuer
+from gateway.migrate import upgrade
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = [
@@ -28,12 +36,13 @@ COMMANDS = [
     "migrate new",
     "fill",
     "openapi",
+    "token",
 ]
 
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("DATABASE_URL", "REDIS_URL", "AUTH", "PORT", "HOST", "WORKERS", "RESOURCES_DIR"):
+    for name in ("DATABASE_URL", "REDIS_URL", "AUTH", "AUTH_ROLES_CLAIM", "PORT", "HOST", "WORKERS", "RESOURCES_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(ROOT)
 
@@ -67,7 +76,7 @@ try:
     main(["--help"])
 except SystemExit:
     pass
-print("loaded:", *sorted({"sqlalchemy", "alembic", "asyncpg", "starlette", "uvicorn", "rich"} & set(sys.modules)))
+print("loaded:", *sorted({"sqlalchemy", "alembic", "asyncpg", "starlette", "uvicorn", "rich", "joserfc"} & set(sys.modules)))
 """
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert answer.stdout.splitlines()[-1] == "loaded:"
@@ -98,6 +107,47 @@ def test_a_database_that_is_not_there_is_told_in_one_line(
     monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/nothing")
     assert main(command.split()) == 1
     assert len(mistakes(capsys)) == 1
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_serve_without_its_database_ends_with_one_line_and_no_traceback(workers: str) -> None:
+    command = [sys.executable, "-m", "gateway", "serve", "--workers", workers, "--port", "0"]
+    environment = {**os.environ, "AUTH": "off", "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nothing"}
+    answer = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=ROOT)
+    assert answer.returncode == 1
+    (told,) = answer.stderr.splitlines()
+    assert told.startswith("gateway serve: DATABASE_URL: the database cannot be read: ")
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_serve_whose_pool_finds_no_room_ends_with_1_says_why_and_shows_no_traceback(database_url: str, workers: str) -> None:
+    """The first connection, which reads the tables, is let in; five of the pool are not."""
+    upgrade(database_url)
+    role = f"few_{uuid.uuid4().hex}"
+    execute(database_url, f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 2")
+    execute(database_url, f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
+    url = re.sub(r"^postgresql://[^@]*@", f"postgresql://{role}@", database_url)
+    command = [sys.executable, "-m", "gateway", "serve", "--workers", workers, "--port", "0"]
+    environment = {**os.environ, "AUTH": "off", "DATABASE_URL": url}
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=ROOT)
+    finally:
+        execute(database_url, f"DROP OWNED BY {role}")
+        execute(database_url, f"DROP ROLE {role}")
+    assert answer.returncode == 1
+    assert "Traceback" not in answer.stderr
+    assert f'DATABASE_URL: no connection: too many connections for role "{role}"' in answer.stderr
+
+
+def execute(url: str, statement: str) -> None:
+    async def run() -> None:
+        connection = await asyncpg.connect(url)
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    asyncio.run(run())
 
 
 def test_every_bad_setting_is_told_in_a_line_of_its_own(
@@ -187,6 +237,113 @@ def test_check_prints_every_problem_with_file_and_line(
     assert main(["check", "--json"]) == 1
     faults = json.loads(capsys.readouterr().out)
     assert [f"{fault['file']}:{fault['line']}: {fault['message']}" for fault in faults] == printed.out.splitlines()
+
+
+OPEN_AND_UNINDEXED = """
+table: products
+access:
+  staff:     {read: {rows: {name: $claims.desk}}}
+  anonymous: {create: {}}
+"""
+
+
+def test_check_warns_on_stderr_and_exits_with_0(
+    database_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upgrade(database_url)
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.setenv("RESOURCES_DIR", "resources")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "resources").mkdir()
+    (tmp_path / "resources" / "goods.yaml").write_text(OPEN_AND_UNINDEXED)
+    assert main(["check", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == []
+    assert [line.partition(": ")[0] for line in printed.err.splitlines()] == ["warning", "warning", "warning", "gateway check"]
+    assert printed.err.splitlines()[-1] == "gateway check: no problems, 3 warnings"
+    assert 'no token is known to carry the claim "desk"' in printed.err
+
+    (tmp_path / "pyproject.toml").write_text('[tool.gateway]\nclaims = ["desk"]\n')
+    assert main(["check"]) == 0
+    assert "claim" not in capsys.readouterr().err
+
+    (tmp_path / "pyproject.toml").write_text('[tool.gateway]\nclaims = "desk"\n')
+    assert main(["check"]) == 1
+    assert mistakes(capsys) == [
+        'gateway check: pyproject.toml: claims of [tool.gateway] takes a list of names, such as ["org_id"]'
+    ]
+
+
+def test_check_access_prints_what_every_role_may_do_in_100_columns(
+    database_url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upgrade(database_url)
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    assert main(["check", "--access"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["resource", "role", "may", "rows", "fields", "set"]
+    assert max(map(len, lines)) <= 100
+    assert ["orders", "customer", "read", "user_id:", "$sub", "all"] in [line.split() for line in lines]
+
+    assert main(["check", "--access", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {
+        "version": "v1",
+        "resource": "orders",
+        "role": "customer",
+        "operation": "create",
+        "rows": None,
+        "fields": ["currency", "shipping_address"],
+        "set": {"user_id": "$sub"},
+    } in rows
+
+
+def claims_of(capsys: pytest.CaptureFixture[str], data: Path, *arguments: str) -> dict[str, Any]:
+    """The claims of the token that `gateway token` prints, and nothing else on either output."""
+    assert main(["token", "--data", str(data), *arguments]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    return jwt.decode(printed.out.strip(), DevIssuer.load(data).key, algorithms=["ES256"]).claims
+
+
+def test_token_is_signed_with_the_dev_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    DevIssuer.open(tmp_path)
+    given = ["--claim", "org_id=7", "--claim", "team=red=1", "--claim", "tags=[1]", "--claim", "much=1e999", "--lifetime", "60"]
+    claims = claims_of(capsys, tmp_path, "--role", "customer", "--role", "staff", "--sub", "42", *given)
+    assert (claims["sub"], claims["roles"], claims["exp"] - claims["iat"]) == ("42", ["customer", "staff"], 60)
+    assert [claims[name] for name in ("org_id", "team", "tags", "much")] == [7, "red=1", [1], "1e999"]
+    monkeypatch.setenv("AUTH_ROLES_CLAIM", "groups")
+    claims = claims_of(capsys, tmp_path, "--role", "customer", "--sub", "42")
+    assert claims["groups"] == ["customer"]
+    assert "roles" not in claims
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--claim", "iss=me"], "the dev issuer sets iss itself"),
+        (["--claim", "roles=admin"], "the dev issuer sets roles itself"),
+        (["--claim", "a=1", "--claim", "a=2"], "a claim is given twice"),
+        (["--data", "nowhere"], "there is no dev key in nowhere; run gateway dev first"),
+    ],
+)
+def test_a_token_that_cannot_be_made_is_told_in_one_line(
+    arguments: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    DevIssuer.open(tmp_path / ".data")
+    assert main(["token", "--role", "admin", "--sub", "1", *arguments]) == 1
+    assert mistakes(capsys) == [f"gateway token: {told}"]
+
+
+@pytest.mark.parametrize("arguments", [["--lifetime", "0"], ["--lifetime", "-1"], ["--claim", "x"], ["--claim", "=x"]])
+def test_a_token_needs_sensible_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["token", "--role", "admin", "--sub", "1", *arguments])
+    assert ended.value.code == 2
+    assert f"argument {arguments[0]}: " in mistakes(capsys)[-1]
 
 
 def test_openapi_prints_the_document(

@@ -9,6 +9,7 @@ then nobody has one that is older, and the write may be acknowledged. `docs/cach
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 
@@ -26,11 +27,45 @@ PROBE_SECONDS = 0.25
 SETTLE_SECONDS = 10.0
 """How long a write may wait for Redis or PostgreSQL to take note of it, where neither answers."""
 
+ALONE_LOOK_SECONDS = 5.0
 NEVER = float("-inf")
 
 
-class Alone:
-    """What stands for a keeper where a store is this process's own: it is always trusted, and never unreachable.
+class Off:
+    """Stands for a keeper where there is no cache: nothing is ever trusted."""
+
+    is_trusted = False
+    reason = "it is off"
+
+    def licence(self) -> int:
+        """None."""
+        return 0
+
+    def still(self, _licence: int) -> bool:
+        """Never."""
+        return False
+
+    def store_failed(self) -> None:
+        """Makes no difference."""
+
+    def distrust(self) -> None:
+        """Makes no difference."""
+
+    async def settle(self) -> None:
+        """There is nothing to settle."""
+
+    def start(self) -> None:
+        """Begins nothing."""
+
+    async def wait_until_trusted(self, _seconds: float) -> None:
+        """There is nothing to wait for."""
+
+    async def stop(self) -> None:
+        """Ends nothing."""
+
+
+class Alone(Off):
+    """Stands for a keeper where the store is this process's own: it is always trusted, and never out of reach.
 
     It hears of changes that triggers tell of. Where the connection was lost for a while, everything is thrown away.
     """
@@ -40,11 +75,14 @@ class Alone:
     is_trusted = True
     reason = ""
 
-    def __init__(self, store: Store, heard: Callable[[str], None], gap_seconds: float = 30.0) -> None:
+    def __init__(
+        self, store: Store, connect: Connect, heard: Callable[[str], None], *, look_seconds: float = ALONE_LOOK_SECONDS
+    ) -> None:
         self._store = store
         self._heard = heard
-        self._gap_seconds = gap_seconds
+        self._gap_seconds = 2 * look_seconds
         self._last_look = NEVER
+        self._listener = Listener(connect, self, timeout_seconds=look_seconds, look_seconds=look_seconds)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def licence(self) -> int:
@@ -55,29 +93,25 @@ class Alone:
         """Always."""
         return True
 
-    def store_failed(self) -> None:
-        """Does not happen."""
-
-    async def settle(self) -> None:
-        """There is nobody else to tell."""
-
     def heard(self, table: str) -> None:
         """A trigger told of a change."""
         self._heard(table)
 
-    def looked(self, _sent: float, received: float, _others: int, _held: bool) -> None:
-        """Throws everything away where nothing was heard for a while."""
+    def looked(self, sent: float, received: float, _others: int, _held: bool) -> None:
+        """Throws everything away where nothing could be heard for a while."""
         if received - self._last_look > self._gap_seconds:
             task = asyncio.get_running_loop().create_task(self._store.clear())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        self._last_look = received
+        self._last_look = sent
 
     def start(self) -> None:
-        """Begins nothing."""
+        """Begins to listen."""
+        self._listener.start()
 
     async def stop(self) -> None:
-        """Ends nothing."""
+        """Ends it."""
+        await self._listener.stop()
 
 
 class Keeper:
@@ -113,6 +147,7 @@ class Keeper:
         self._owed = 0  # … and what of it is for writes of our own
         self._settling: dict[asyncio.Future[None], tuple[int, float]] = {}
         self._mending: asyncio.Task[None] | None = None
+        self._first_licence = asyncio.Event()
 
     # --- reading -------------------------------------------------------------------------------------------------------
 
@@ -191,6 +226,7 @@ class Keeper:
             self._mend()
         elif self._asked == self._cleared:
             self._until = sent + self._licence_seconds
+            self._first_licence.set()
 
     def heard(self, table: str) -> None:
         """A trigger told of a change."""
@@ -238,6 +274,12 @@ class Keeper:
     def start(self) -> None:
         """Begins to look. Without a first look there is no licence."""
         self._listener.start()
+
+    async def wait_until_trusted(self, seconds: float) -> None:
+        """Waits for the first licence, or for so long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._first_licence.wait()
 
     async def stop(self) -> None:
         """Ends it all."""

@@ -41,6 +41,15 @@ AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """  # noqa: S608 - numbers of ours
 
 
+SESSION = {
+    "idle_in_transaction_session_timeout": "0",
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+}
+"""The transaction that holds the lock may idle; the server soon lets go of one whose process is out of reach."""
+
+
 def clock() -> float:
     """Seconds that never go back, and go on while the machine sleeps, where it can tell."""
     return time.clock_gettime(_CLOCK)
@@ -168,7 +177,9 @@ class Listener:
     def _told(self, fault: BaseException) -> None:
         if self._is_well:
             self._is_well = False
-            logger.warning("cache: no connection to PostgreSQL; no answer is taken from the cache: %s", fault or type(fault).__name__)
+            logger.warning(
+                "cache: no connection to PostgreSQL; no answer is taken from the cache: %s", fault or type(fault).__name__
+            )
 
 
 FAULTS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
@@ -182,7 +193,7 @@ def postgres_session(url: str, name: str) -> Connect:
             url,
             timeout=CONNECT_TIMEOUT_SECONDS,
             statement_cache_size=0,
-            server_settings={"application_name": f"{name} cache", "idle_in_transaction_session_timeout": "0"},
+            server_settings={"application_name": f"{name} cache", **SESSION},
         )
         try:
             await connection.add_listener(CHANNEL, lambda *told: heard(str(told[3])))

@@ -1,9 +1,10 @@
 """Answers in Redis, for all processes that use it: every look that is in flight is one MGET, and every write one pipeline.
 
-    cache:epoch                  a token that everything depends on; a new one makes everything gone
-    cache:token:public.products  the token of a table
-    cache:v1/products:id=42      an entry: MessagePack of its whole key, its stamp, when it was loaded, and its body
+    cache:DATABASE:epoch                  a token that everything depends on; a new one makes everything gone
+    cache:DATABASE:token:public.products  the token of a table
+    cache:DATABASE:v1/products:id=42      an entry: MessagePack of its whole key, its stamp, when it was loaded, and its body
 
+DATABASE is the database's own identity, so that two of them can share a Redis, and a fleet need not agree on an address.
 A stamp is the server's run id, the epoch and the tables' tokens. Redis makes a new run id at each start, so that a server which
 comes back with an old copy of itself (a snapshot, a replica that was promoted) has nothing that carries its stamp.
 A token that is not there was evicted, flushed or lost. Then a new one is set, by whoever is first (SET NX).
@@ -31,9 +32,6 @@ logger = logging.getLogger("gateway.cache")
 TIMEOUT_SECONDS = 0.1
 """For a whole round trip, a connection's beginning with it."""
 
-PREFIX = "cache:"
-EPOCH = "cache:epoch"
-TOKEN = "cache:token:"  # noqa: S105 - no secret
 TOKEN_TTL_SECONDS = 7 * 86_400
 MAX_ENTRY_BYTES = 256 * 1024
 """A larger answer is not kept: moving it to and fro could cost more than making it, and holds up those that wait beside it."""
@@ -65,7 +63,7 @@ class RedisLink:
 
     def __init__(self, url: str, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         # One deadline for a whole trip; redis-py's own are for each step, and cost a task for each.
-        self._pool = ConnectionPool.from_url(
+        self._pool: Any = ConnectionPool.from_url(
             url,
             protocol=2,
             socket_timeout=None,
@@ -106,22 +104,17 @@ class RedisLink:
 
 
 async def _greet(connection: Any) -> None:
-    """What a new connection does first: it asks which run of which server this is.
-
-    A server that does not tell is taken for one that has forgotten everything: the epoch is set anew.
-    """
+    """What a new connection does first: it asks which run of which server this is."""
     await connection.on_connect()
     await connection.send_command("INFO", "server")
-    told = await _answer(connection)
-    connection.run_id = _run_id(told)
-    if not connection.run_id:
-        await connection.send_command("SET", EPOCH, new_token(), "EX", TOKEN_TTL_SECONDS)
-        await connection.read_response()
+    connection.run_id = _run_id(await connection.read_response())
 
 
-def _run_id(told: Any) -> bytes:
-    lines = told.split(b"\r\n") if isinstance(told, bytes) else []
-    return next((line.partition(b":")[2] for line in lines if line.startswith(b"run_id:")), b"")
+def _run_id(told: bytes) -> bytes:
+    found = next((line.partition(b":")[2] for line in told.split(b"\r\n") if line.startswith(b"run_id:")), b"")
+    if not found:
+        raise RedisError("the server does not tell its run id")
+    return found
 
 
 async def _answer(connection: Any) -> Any:
@@ -138,8 +131,11 @@ class RedisStore:
     `errors` counts failed trips and refused commands.
     """
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, database: str) -> None:
         self._link = link
+        self._prefix = f"cache:{database}:"
+        self._epoch = f"{self._prefix}epoch"
+        self._token = f"{self._prefix}token:"
         self._looks: Coalescer[Question, Found] = Coalescer(self._look_all, max_batch=MAX_LOOKS)
         self._renewals: Coalescer[tuple[str, ...], None] = Coalescer(self._renew_all)
         self._waiting: dict[str, tuple[Entry, float]] = {}
@@ -172,7 +168,7 @@ class RedisStore:
 
     async def clear(self) -> None:
         """A new epoch. Raises StoreDown."""
-        await self._must([("SET", EPOCH, new_token(), "EX", TOKEN_TTL_SECONDS)])
+        await self._must([("SET", self._epoch, new_token(), "EX", TOKEN_TTL_SECONDS)])
         self.is_up = True
 
     async def probe(self) -> None:
@@ -217,20 +213,20 @@ class RedisStore:
     async def _look_all(self, batch: Sequence[Question]) -> list[Found | Exception]:
         if not self.is_up:
             raise StoreDown
-        names: dict[str, None] = {EPOCH: None}
-        for key, tables in batch:
-            for table in tables:
-                names[TOKEN + table] = None
-            names[PREFIX + key.name] = None
+        tokens = {tables: (self._epoch, *(self._token + table for table in tables)) for _, tables in batch}
+        names = dict.fromkeys(name for named in tokens.values() for name in named)
+        known = len(names)
+        for key, _ in batch:
+            names[self._prefix + key.name] = None
         (told,), run_id = await self._must([("MGET", *names)])
         values: dict[str, bytes | None] = dict(zip(names, told, strict=True))
-        stamps: dict[tuple[str, ...], bytes] = {}
-        lost = [name for name in _tokens(batch) if values[name] is None]
+        lost = [name for name, value in zip(names, told[:known], strict=False) if value is None]
         if lost:
-            run_id = await self._replace(lost, values, run_id)
-        return [_found(key, tables, values, run_id, stamps) for key, tables in batch]
+            await self._replace(lost, values, run_id)
+        stamps = {tables: b" ".join([run_id, *(values[name] or b"" for name in named)]) for tables, named in tokens.items()}
+        return [_found(key, stamps[tables], values[self._prefix + key.name]) for key, tables in batch]
 
-    async def _replace(self, lost: list[str], values: dict[str, bytes | None], run_id: bytes) -> bytes:
+    async def _replace(self, lost: list[str], values: dict[str, bytes | None], run_id: bytes) -> None:
         """Sets what tokens are not there, and reads what is there then, which another process may have set."""
         sets: list[Command] = [("SET", name, new_token(), "NX", "EX", TOKEN_TTL_SECONDS) for name in lost]
         answers, run_id_now = await self._must([*sets, ("MGET", *lost)])
@@ -240,13 +236,12 @@ class RedisStore:
             if value is None:
                 raise StoreDown("a token did not last")
             values[name] = value
-        return run_id_now
 
     async def _renew_all(self, batch: Sequence[tuple[str, ...]]) -> list[None]:
         if not self.is_up:
             raise StoreDown
         tables = {table: None for tables in batch for table in tables}
-        await self._must([("SET", TOKEN + table, new_token(), "EX", TOKEN_TTL_SECONDS) for table in tables])
+        await self._must([("SET", self._token + table, new_token(), "EX", TOKEN_TTL_SECONDS) for table in tables])
         return [None] * len(batch)
 
     async def _keep_all(self) -> None:
@@ -255,7 +250,7 @@ class RedisStore:
             while self._waiting and len(commands) < MAX_KEPT_AT_ONCE:
                 name = next(iter(self._waiting))
                 entry, ttl_seconds = self._waiting.pop(name)
-                commands.append(("SET", PREFIX + name, _encode(entry), "PX", max(1, round(ttl_seconds * 1000))))
+                commands.append(("SET", self._prefix + name, _encode(entry), "PX", max(1, round(ttl_seconds * 1000))))
             try:
                 answers, _ = await self._trip(commands)
             except StoreDown:
@@ -263,21 +258,8 @@ class RedisStore:
             self.errors += sum(isinstance(answer, Exception) for answer in answers)
 
 
-def _tokens(batch: Sequence[Question]) -> dict[str, None]:
-    return {EPOCH: None, **{TOKEN + table: None for _, tables in batch for table in tables}}
-
-
-def _found(
-    key: Key,
-    tables: tuple[str, ...],
-    values: dict[str, bytes | None],
-    run_id: bytes,
-    stamps: dict[tuple[str, ...], bytes],
-) -> Found:
-    stamp = stamps.get(tables)
-    if stamp is None:
-        stamp = stamps[tables] = b" ".join([run_id, *(values[name] or b"" for name in (EPOCH, *(TOKEN + t for t in tables)))])
-    packed = values[PREFIX + key.name]
+def _found(key: Key, stamp: bytes, packed: bytes | None) -> Found:
+    """The entry, where it is one, and this key's, and under this stamp."""
     if packed is None:
         return Found(stamp, None)
     try:

@@ -239,7 +239,7 @@ def _check_indexes(source: Source, resource: Resource, rule: RuleDefinition, pat
     if names:
         which = " or ".join(f'"{name}"' for name in names)
         yield source.fault(
-            (*path, "rows", names[0]), f"rows: no index leads with {which}, so a list reads the rows that it may not show too"
+            (*path, "rows", names[0]), f"rows: no index leads with {which}; a list may pass over many rows to find those it shows"
         )
 
 

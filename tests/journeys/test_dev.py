@@ -10,10 +10,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
+from string import Template
 
 import httpx
 import psutil
@@ -32,7 +33,8 @@ def free_port() -> int:
 @contextmanager
 def gateway_dev(data: Path, *arguments: str, directory: Path = ROOT) -> Iterator[subprocess.Popen[str]]:
     """`gateway dev` over `data`; what has not stopped by itself at the end is killed."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL", "AUTH", "PORT")}
+    ours = ("DATABASE_", "REDIS_", "AUTH", "PORT", "RATE_", "ADMIN", "CUSTOMER")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     command = [str(GATEWAY), "dev", "--data", str(data), "--rows", "20", *arguments]
     with (
         (data / "stderr").open("w") as told,
@@ -54,8 +56,13 @@ def welcome(process: subprocess.Popen[str]) -> list[str]:
     for line in process.stdout:
         lines.append(line.strip())
         if "Ctrl-C" in line:
-            break
-    return lines
+            return lines
+    raise AssertionError("gateway dev ended before it served")
+
+
+def tokens(lines: list[str]) -> dict[str, str]:
+    """What the printed `export` lines set."""
+    return dict(line.removeprefix("export ").split("=", 1) for line in lines if line.startswith("export "))
 
 
 def eventually(condition: Callable[[], bool]) -> bool:
@@ -74,19 +81,20 @@ def all_gone(processes: list[psutil.Process]) -> bool:
     return not [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
 
-def answers(url: str) -> bool:
+def answers(url: str, token: str = "") -> bool:
     try:
-        return httpx.get(url).status_code == 200
+        return httpx.get(url, headers={"Authorization": f"Bearer {token}"} if token else {}).status_code == 200
     except httpx.TransportError:
         return False
 
 
-def sent(line: str) -> httpx.Response:
+def sent(line: str, variables: Mapping[str, str]) -> httpx.Response:
     """The answer to a line of curl, read as a shell would."""
-    words = shlex.split(line)
-    options = dict(pairwise(words))
+    words = [Template(word).safe_substitute(variables) for word in shlex.split(line)]
+    pairs = list(pairwise(words))
+    options = dict(pairs)
     url = next(word for word in words if word.startswith("http"))
-    headers = dict([options["-H"].split(": ", 1)]) if "-H" in options else {}
+    headers = dict(header.split(": ", 1) for option, header in pairs if option == "-H")
     return httpx.request(options.get("-X", "GET"), url, headers=headers, content=options.get("-d", "").encode())
 
 
@@ -102,7 +110,17 @@ def test_it_serves_what_it_prints_and_leaves_no_process_behind(server_directory:
         assert httpx.get(printed["Docs"]).status_code == 200
         assert httpx.get(printed["Health"]).status_code == 200
         examples = [line for line in lines if line.startswith("curl")]
-        assert [sent(line).status_code for line in examples] == [200, 200, 200, 201, 200]
+        variables = tokens(lines)
+        assert list(variables) == ["ADMIN", "CUSTOMER"]
+        answered = [sent(line, variables) for line in examples]
+        assert [answer.status_code for answer in answered] == [200, 200, 200, 200, 401, 201, 200]
+        assert [words for words in ("$ADMIN", "$CUSTOMER") if not any(words in line for line in examples)] == []
+        assert len({row["user_id"] for row in answered[3].json()["data"]}) == 1
+        assert "q=6000;" in httpx.get(f"{printed['API']}/categories").headers["RateLimit-Policy"]
+        token = ["token", "--role", "customer", "--sub", "nobody", "--data", str(server_directory)]
+        made = subprocess.run([str(GATEWAY), *token], capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip()
+        assert httpx.get(f"{printed['API']}/users", headers={"Authorization": f"Bearer {made}"}).status_code == 403
+        assert answers(f"{printed['API']}/products", made)
         left = offspring(process)
         assert len(left) > 3
         process.send_signal(number)
@@ -146,7 +164,7 @@ def test_a_second_start_while_one_runs_is_refused_in_one_line(server_directory: 
     with gateway_dev(server_directory, "--port", str(port)) as first:
         welcome(first)
         command = [str(GATEWAY), "dev", "--data", str(server_directory), "--port", str(free_port())]
-        second = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+        second = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=PATIENCE_SECONDS)
         assert second.returncode == 1
         assert f"is in use by a running gateway (process {first.pid})" in second.stderr.splitlines()[-1]
         assert answers(f"http://127.0.0.1:{port}/health/ready")
@@ -162,11 +180,12 @@ def test_reload_serves_a_changed_resource_file_over_the_same_servers(server_dire
         shutil.copytree(ROOT / name, checkout / name)
     port = free_port()
     with gateway_dev(server_directory, "--port", str(port), "--reload", directory=checkout) as process:
-        welcome(process)
+        admin = tokens(welcome(process))["ADMIN"]
         servers = [p for p in psutil.Process(process.pid).children() if p.name() in ("postgres", "valkey-server")]
         assert len(servers) == 2
         (checkout / "resources" / "goods.yaml").write_text("table: products\ndescription: The same once more\n")
-        assert eventually(lambda: answers(f"http://127.0.0.1:{port}/api/v1/goods"))
+        assert eventually(lambda: answers(f"http://127.0.0.1:{port}/api/v1/goods", admin))
+        assert not answers(f"http://127.0.0.1:{port}/api/v1/goods")
         assert all(p.is_running() for p in servers)
         left = offspring(process)
         process.send_signal(signal.SIGINT)

@@ -1,0 +1,304 @@
+"""`Cache`: answers kept between requests, and what a write does so that none of them outlives it.
+
+A read asks for a key, the tables that the answer is made from, and how to make it. A write runs inside `writing`. Where the
+cache cannot be trusted now, every read makes its answer anew, and no request fails for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from types import TracebackType
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from gateway.cache.dependencies import Dependencies
+from gateway.cache.keeper import Alone, Keeper, Off
+from gateway.cache.listener import postgres_session
+from gateway.cache.memory_store import MemoryStore
+from gateway.cache.redis_store import RedisLink, RedisStore
+from gateway.cache.store import Entry, Key, Store, StoreDown
+from gateway.errors import GatewayError
+
+Outcome = Literal["hit", "miss", "bypass"]
+Load = Callable[[], Awaitable[bytes]]
+
+JITTER = 0.1
+"""The part of a TTL by which it is shortened or lengthened, so that what was kept together does not end together."""
+
+DOUBT_SECONDS = 15.0
+"""When a write that may or may not have been made is taken for over: PostgreSQL may go on with a statement for a while after
+the gateway has given up on it."""
+
+DOUBT_PAUSE_SECONDS = 1.0
+READY_SECONDS = 2.0
+
+
+class Cached(msgspec.Struct, frozen=True):
+    """An answer. `age_seconds` is how long ago it was read from the database; 0 unless it is a hit."""
+
+    body: bytes
+    outcome: Outcome
+    age_seconds: int = 0
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """Where answers are kept, and a sentence on it for the log."""
+
+    kind: Literal["memory", "redis", "off"]
+    sentence: str
+
+
+def choose(workers: int, redis_url: str | None) -> Choice:
+    """Where answers are kept, by the settings alone."""
+    if redis_url:
+        return Choice("redis", "cache: in Redis, for all processes that use it")
+    if workers == 1:
+        return Choice("memory", "cache: in the memory of this process, which must be the only one to serve this database")
+    return Choice("off", f"cache: off, for {workers} workers without REDIS_URL would each keep their own answers")
+
+
+class Keeping(Protocol):
+    """What a cache asks of its keeper."""
+
+    @property
+    def is_trusted(self) -> bool: ...
+    @property
+    def reason(self) -> str: ...
+    def licence(self) -> int: ...
+    def still(self, licence: int) -> bool: ...
+    def store_failed(self) -> None: ...
+    def distrust(self) -> None: ...
+    async def settle(self) -> None: ...
+    def start(self) -> None: ...
+    async def wait_until_trusted(self, seconds: float) -> None: ...
+    async def stop(self) -> None: ...
+
+
+class Cache:
+    """Answers over one store. Used from one event loop; `start` before and `stop` after.
+
+    `dependencies` may be set anew at a reload. `harmless` are exceptions that say that a write changed nothing; so do our own
+    of 4xx, but for a timeout. Counted for metrics: `hits`, `misses`, `bypasses`, `shared` (misses that another's load answered),
+    `invalidations` (writes), `settled` (writes that Redis took no note of), `errors` (of the store).
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        keeper: Keeping,
+        *,
+        dependencies: Dependencies = Dependencies(),  # noqa: B008 - frozen
+        harmless: tuple[type[BaseException], ...] = (),
+        doubt_seconds: float = DOUBT_SECONDS,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.dependencies = dependencies
+        self._store = store
+        self._keeper = keeper
+        self._harmless = harmless
+        self._doubt_seconds = doubt_seconds
+        self._clock = clock
+        self._doubts: dict[tuple[str, ...], float] = {}
+        self._loading: dict[tuple[bytes, bytes], asyncio.Task[bytes]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.hits = 0
+        self.misses = 0
+        self.bypasses = 0
+        self.shared = 0
+        self.invalidations = 0
+        self.settled = 0
+
+    @property
+    def errors(self) -> int:
+        """How many calls to the store failed."""
+        return self._store.errors
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether answers may come from the store now. Where they may not, they come from the database."""
+        return self._keeper.is_trusted
+
+    @property
+    def reason(self) -> str:
+        """Why it is not trusted, for operators; empty where it is."""
+        return self._keeper.reason
+
+    # --- reading -------------------------------------------------------------------------------------------------------
+
+    async def read(self, key: Key, tables: tuple[str, ...], load: Load, ttl_seconds: float, refresh: bool = False) -> Cached:
+        """The answer kept as `key`, or the one that `load` makes, which is then kept for `ttl_seconds`; 0 keeps nothing.
+
+        `tables` are all those that the answer is made from. `refresh` makes it anew and keeps that. Callers that miss the same
+        key under the same stamp share one load: it began after the stamp was read, and each of them has seen that stamp stand.
+        Raises what `load` raises.
+        """
+        licence = self._keeper.licence()
+        if ttl_seconds <= 0 or not licence:
+            self.bypasses += 1
+            return Cached(await load(), "bypass")
+        try:
+            found = await self._store.look(key, tables)
+        except StoreDown:
+            self._keeper.store_failed()
+            self.bypasses += 1
+            return Cached(await load(), "bypass")
+        if not self._keeper.still(licence):
+            self.bypasses += 1
+            return Cached(await load(), "bypass")
+        if refresh:
+            self.bypasses += 1
+            return Cached(await self._load(key, found.stamp, load, ttl_seconds), "bypass")
+        entry = found.entry
+        if entry is not None:
+            self.hits += 1
+            return Cached(entry.body, "hit", max(0, int(self._clock() - entry.loaded_at)))
+        self.misses += 1
+        return Cached(await self._load_shared(key, found.stamp, load, ttl_seconds), "miss")
+
+    async def _load_shared(self, key: Key, stamp: bytes, load: Load, ttl_seconds: float) -> bytes:
+        place = (key.whole, stamp)
+        loading = self._loading.get(place)
+        if loading is None:
+            loading = asyncio.get_running_loop().create_task(self._load(key, stamp, load, ttl_seconds))
+            self._loading[place] = loading
+            loading.add_done_callback(lambda done: self._loaded(place, done))
+        else:
+            self.shared += 1
+        return await asyncio.shield(loading)  # who leaves leaves alone
+
+    def _loaded(self, place: tuple[bytes, bytes], done: asyncio.Task[bytes]) -> None:
+        del self._loading[place]
+        if not done.cancelled():
+            done.exception()  # it may be that nobody waits for it any more
+
+    async def _load(self, key: Key, stamp: bytes, load: Load, ttl_seconds: float) -> bytes:
+        loaded_at = self._clock()
+        body = await load()
+        ttl_seconds *= 1 - JITTER + 2 * JITTER * random.random()  # noqa: S311 - no secret
+        self._store.keep(key, Entry(key.whole, stamp, loaded_at, body), ttl_seconds)
+        return body
+
+    # --- writing -------------------------------------------------------------------------------------------------------
+
+    def writing(self, tables: tuple[str, ...]) -> Writing:
+        """`async with cache.writing(tables):` around a write, its COMMIT with it. `tables` are all that it may change.
+
+        At its end no process gives out an answer from before the write; only then may the write be acknowledged. That takes a
+        trip to Redis, or, where Redis is out of reach, up to `keeper.HOLD_SECONDS` for the first write and a trip to
+        PostgreSQL for the next. Raises Unavailable where neither answers.
+        """
+        return Writing(self, tables)
+
+    async def invalidate(self, tables: tuple[str, ...]) -> None:
+        """What `writing` does at its end. Goes on where its caller is cancelled. Raises Unavailable."""
+        await asyncio.shield(self._spawn(self._invalidate(tables)))
+
+    async def _invalidate(self, tables: tuple[str, ...]) -> None:
+        self.invalidations += 1
+        try:
+            await self._store.renew(tables)
+        except StoreDown:
+            self.settled += 1
+            await self._keeper.settle()
+
+    async def wrote(self, tables: tuple[str, ...], fault: BaseException | None) -> None:
+        """The end of a write: `fault` is what it raised. One that may have been made all the same is invalidated again and
+        again until it is surely over; its caller, who was told of a failure, does not wait for that."""
+        if fault is None:
+            await self.invalidate(tables)
+        elif not self._says_that_nothing_changed(fault):
+            doubted = tables in self._doubts
+            self._doubts[tables] = asyncio.get_running_loop().time() + self._doubt_seconds
+            if not doubted:
+                self._spawn(self._invalidate_in_doubt(tables))
+
+    def _says_that_nothing_changed(self, fault: BaseException) -> bool:
+        ours = isinstance(fault, GatewayError) and 400 <= fault.status < 500 and fault.status != 408
+        return ours or isinstance(fault, self._harmless)
+
+    async def _invalidate_in_doubt(self, tables: tuple[str, ...]) -> None:
+        """Every second, until no write to these tables can be under way any more of which nobody knows."""
+        while self._doubts[tables] > asyncio.get_running_loop().time():
+            await self._invalidate_quietly(tables)
+            await asyncio.sleep(DOUBT_PAUSE_SECONDS)
+        del self._doubts[tables]
+        await self._invalidate_quietly(tables)
+
+    def changed(self, tables: tuple[str, ...]) -> None:
+        """Something else changed the tables: what was made from them goes, without anybody who waits for it."""
+        self._spawn(self._invalidate_quietly(tables))
+
+    async def _invalidate_quietly(self, tables: tuple[str, ...]) -> None:
+        try:
+            await self._store.renew(tables)
+        except StoreDown:
+            self._keeper.distrust()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    # --- life ----------------------------------------------------------------------------------------------------------
+
+    async def start(self, ready_seconds: float = READY_SECONDS) -> None:
+        """Begins, and waits a little until the cache can be trusted. It need not be: then answers come from the database."""
+        self._keeper.start()
+        await self._keeper.wait_until_trusted(ready_seconds)
+
+    async def stop(self) -> None:
+        """Ends what is under way."""
+        for task in (*self._tasks, *self._loading.values()):
+            task.cancel()
+        await self._keeper.stop()
+        await self._store.close()
+
+
+class Writing:
+    """See `Cache.writing`."""
+
+    __slots__ = ("_cache", "_tables")
+
+    def __init__(self, cache: Cache, tables: tuple[str, ...]) -> None:
+        self._cache = cache
+        self._tables = tables
+
+    async def __aenter__(self) -> None:
+        return None
+
+    async def __aexit__(
+        self, _type: type[BaseException] | None, fault: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        await self._cache.wrote(self._tables, fault)
+
+
+def make_cache(
+    choice: Choice,
+    *,
+    database_url: str,
+    redis_url: str | None,
+    name: str,
+    dependencies: Dependencies,
+    harmless: tuple[type[BaseException], ...] = (),
+) -> Cache:
+    """The cache of that choice. `name` is what its connection to PostgreSQL is called there."""
+    connect = postgres_session(database_url, name)
+    cache: Cache
+    store: Store = MemoryStore()
+
+    def heard(table: str) -> None:
+        cache.changed(cache.dependencies.changed_by(table))
+
+    keeper: Keeping = Off()
+    if choice.kind == "memory":
+        keeper = Alone(store, connect, heard)
+    elif choice.kind == "redis" and redis_url:
+        store = RedisStore(RedisLink(redis_url), dependencies.database)
+        keeper = Keeper(store, connect, heard)
+    cache = Cache(store, keeper, dependencies=dependencies, harmless=harmless)
+    return cache
