@@ -45,6 +45,7 @@ def upgrade() -> None:
         """
     )
     op.execute("CREATE INDEX products_newest ON products (created_at, id)")
+    op.execute("CREATE INDEX products_status ON products (status, created_at, id)")
     op.execute("CREATE INDEX products_category_id ON products (category_id, created_at, id)")
     op.execute("CREATE INDEX products_tags ON products USING gin (tags)")
     op.execute("CREATE TRIGGER keep_timestamps BEFORE UPDATE ON products FOR EACH ROW EXECUTE FUNCTION keep_timestamps()")
