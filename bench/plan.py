@@ -21,6 +21,9 @@ SCENARIO_RATE = 200
 """Requests/s of the open-loop runs of a single scenario: far from any limit, so that latency is what shows."""
 
 WARMUP_SECONDS = 0.5
+"""Before each measure."""
+WARMING_SECONDS = 0.5
+"""Of each scenario, with the warm-up once more, before the first measure of a contender that compiles as it runs."""
 STEP_OVERHEAD_SECONDS = 0.35
 K6_OVERHEAD_SECONDS = 2.5
 """Its start, and the second for which it warms up."""
@@ -30,9 +33,11 @@ CONTENDERS_OF: dict[str, tuple[str, ...]] = {
     "list": ("gateway", "fastify", "platformatic", "pgbench"),
     "sorted": ("gateway", "fastify", "platformatic"),
     "create": ("gateway", "fastify", "platformatic"),
-    "patch": ("gateway", "fastify", "platformatic"),
+    "patch": ("gateway", "fastify"),
     "cached": ("gateway-redis", "gateway-memory", "fastify-redis"),
 }
+COMPILES_AS_IT_RUNS = ("fastify", "fastify-redis", "platformatic")
+"""JavaScript is slow until it was compiled, so these run before they are measured."""
 OURS = ("gateway", "gateway-redis", "gateway-memory")
 
 
@@ -56,7 +61,7 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class Pace(msgspec.Struct, frozen=True):
-    """How long and how often a mode measures."""
+    """How long and how often a mode measures; `connections_of` are the scenarios at other numbers of connections."""
 
     seconds: float
     rounds: int
@@ -64,17 +69,18 @@ class Pace(msgspec.Struct, frozen=True):
     search_seconds: float
     search_factor: float
     large_tables: tuple[int, ...]
+    connections_of: tuple[str, ...]
     single_scenarios: bool
 
 
 PACES: dict[Mode, Pace] = {
-    "quick": Pace(1.2, 1, 4, 2, 2.0, (), False),
-    "full": Pace(3, 2, 10, 4, 1.5, LARGE_TABLES, True),
+    "quick": Pace(1.2, 1, 3, 2, 2.0, (), ("point",), False),
+    "full": Pace(3, 2, 10, 4, 1.5, LARGE_TABLES, ("point", "list"), True),
 }
 
 
 def closed_loop_steps(mode: Mode) -> list[Step]:
-    """On the small table: every scenario at 32 connections in rounds, then the two reads at other numbers of connections."""
+    """On the small table: every scenario at 32 connections in rounds, then reads at other numbers of connections."""
     pace = PACES[mode]
     steps = [
         Step(scenario, contender, BASE_ROWS, MAIN_CONNECTIONS, pace.seconds, _generator(contender))
@@ -84,7 +90,7 @@ def closed_loop_steps(mode: Mode) -> list[Step]:
     ]
     steps += [
         Step(scenario, contender, BASE_ROWS, connections, pace.seconds)
-        for scenario in ("point", "list")
+        for scenario in pace.connections_of
         for connections in OTHER_CONNECTIONS
         for contender in ("gateway", "fastify")
     ]
@@ -97,6 +103,11 @@ def _lone_steps(pace: Pace) -> Iterator[Step]:
     yield Step("point", "gateway", BASE_ROWS, 1, max(pace.seconds, 2))
 
 
+def takes(contender: str, scenario: str) -> bool:
+    """Whether a contender is measured in a scenario, with its cache on or off."""
+    return not {contender, contender.partition("-")[0]}.isdisjoint(CONTENDERS_OF[scenario])
+
+
 def large_table_steps(mode: Mode, rows: int) -> list[Step]:
     """The reads on a larger table."""
     contenders = ("gateway", "fastify", "pgbench")
@@ -105,6 +116,17 @@ def large_table_steps(mode: Mode, rows: int) -> list[Step]:
         for scenario in ("point", "list", "sorted")
         for contender in contenders
         if contender in CONTENDERS_OF[scenario]
+    ]
+
+
+def warming_steps(writable: bool) -> list[Step]:
+    """What is run and forgotten before the rest."""
+    scenarios = ("point", "list", "sorted", *(("create", "patch") if writable else ()))
+    return [
+        Step(scenario, contender, BASE_ROWS, MAIN_CONNECTIONS, WARMING_SECONDS)
+        for contender in COMPILES_AS_IT_RUNS
+        for scenario in scenarios
+        if takes(contender, scenario)
     ]
 
 

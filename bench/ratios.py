@@ -154,7 +154,12 @@ def main() -> None:
         hello = [sys.executable, "-m", "uvicorn", "hello:app", "--app-dir", str(directory), "--port", str(hello_port)]
         hello += ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--no-server-header", "--log-level", "error"]
         gateway = [sys.executable, "-m", "gateway", "serve", "--port"]
-        common = {"DATABASE_URL": url, "LOG_LEVEL": "error", "RESOURCES_DIR": str(unlimited_resources(directory))}
+        common = {
+            "DATABASE_URL": url,
+            "CACHE_TTL_SECONDS": "0",
+            "LOG_LEVEL": "error",
+            "RESOURCES_DIR": str(unlimited_resources(directory)),
+        }
         guards = {"AUTH_JWKS_URL": jwks_url, "AUTH_ISSUER": issuer.issuer, "AUTH_AUDIENCE": issuer.audience}
         guards |= {"REDIS_URL": servers.redis_url, "RATE_LIMIT": "900000000/minute"}
         bearer = f"Authorization: Bearer {issuer.sign('bench', ['admin'])}\r\n"
@@ -181,12 +186,12 @@ def main() -> None:
 
 
 def unlimited_resources(directory: Path) -> Path:
-    """The resource files without limits of their own, so that RATE_LIMIT is what counts."""
+    """The resource files without limits and TTLs of their own, so that the settings are what counts."""
     resources = directory / "resources"
     resources.mkdir()
     for file in Path("resources").glob("*.yaml"):
         lines = file.read_text().splitlines(keepends=True)
-        (resources / file.name).write_text("".join(line for line in lines if not line.startswith("rate_limit:")))
+        (resources / file.name).write_text("".join(line for line in lines if not line.startswith(("rate_limit:", "cache:"))))
     return resources
 
 

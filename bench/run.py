@@ -15,8 +15,9 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 
 import asyncpg
@@ -103,6 +104,7 @@ class Run:
             watch = await asyncpg.connect(base)
             try:
                 stage = Stage(databases.rows_of(rows), ready, statements, url, watch, place.work, find_k6())
+                await self.warm(stage, writable)
                 for step in self.wanted(steps):
                     await self.measure(stage, step)
                 if with_open_loop:
@@ -115,8 +117,8 @@ class Run:
     def _check(self, ready: dict[str, Running], rows: Rows, writable: bool) -> None:
         """Leaves out whoever answers otherwise than the gateway; sees who has which features."""
         scenarios = ("point", "list", "sorted", "cached", *(("create", "patch") if writable else ()))
-        asks = sample_asks(rows, scenarios)
         for name, found in ready.items():
+            asks = sample_asks(rows, [scenario for scenario in scenarios if plan.takes(name, scenario)])
             if name == "hello":
                 continue
             try:
@@ -125,6 +127,15 @@ class Run:
                 self.leave_out(name, f"it answers otherwise than the gateway: {reason}")
                 continue
             self.features.setdefault(name, features_of(found))
+
+    async def warm(self, stage: Stage, writable: bool) -> None:
+        """Lets contenders run that are slow at first. What fails here fails again when it is measured, and is then said."""
+        for step in self.wanted(plan.warming_steps(writable)):
+            if step.contender in stage.running:
+                self.tell.now(f"warming up: {step.contender}, {step.scenario}")
+                with suppress(MeasureFailed):
+                    await stage.carry_out(step)
+                self.tell.finish(step.expected_seconds)
 
     async def measure(self, stage: Stage, step: plan.Step, p99_ms: float | None = None) -> tuple[Measure, bool] | None:
         """Carries out a step and keeps its measure; None where it failed, which is said."""
@@ -210,7 +221,7 @@ async def carry_out(options: Options, tell: Telling, place: Place, cache: Path) 
     run = Run(options, tell, place)
     large = [rows for rows in plan.PACES[options.mode].large_tables if _has_space(run, options.output, rows)]
     closed, wide = plan.closed_loop_steps(options.mode), {rows: plan.large_table_steps(options.mode, rows) for rows in large}
-    steps = [*closed, *plan.open_loop_steps(options.mode), *(step for steps in wide.values() for step in steps)]
+    steps = [*plan.warming_steps(True), *closed, *plan.open_loop_steps(options.mode), *chain.from_iterable(wide.values())]
     tell.expect(sum(step.expected_seconds for step in run.wanted(steps)) + START_SECONDS * (1 + len(large)))
     run.place = await _with_peers(run, cache)
     for rows in (plan.BASE_ROWS, *large):

@@ -24,11 +24,14 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
+from gateway.cache.cache import Cache, choose, make_cache
+from gateway.cache.dependencies import read_dependencies
 from gateway.catalog.build import build, table_name
 from gateway.catalog.model import Catalog
 from gateway.database.execute import Database
 from gateway.database.inspect import read_tables
 from gateway.database.pool import Pool, PoolOptions
+from gateway.database.sqlstate import Violation
 from gateway.definitions.load import load_directory
 from gateway.definitions.model import Fault, Loaded
 from gateway.errors import ConfigurationError, GatewayError
@@ -161,6 +164,7 @@ class Gateway:
             )
         )
         self._database = Database(self.pool)
+        self.cache: Cache | None = None
         self.limiter = RateLimiter(settings.rate_limit, settings.redis_url)
         self.jwks, verifier = _tokens(settings)
         self._serving = self._serve_from(Catalog({}, {}))
@@ -187,6 +191,7 @@ class Gateway:
             logger.error("not served: %s/%s: %s", version, name, reason)
         try:
             await self.pool.open()
+            await self._open_cache()
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, GatewayError) as fault:
             raise ConfigurationError(f"DATABASE_URL: no connection: {fault}") from fault
         await self.limiter.start()
@@ -197,9 +202,28 @@ class Gateway:
     async def stop(self) -> None:
         """Closes the pool, waiting a bounded time for statements that run, and what else is open."""
         await self.pool.close()
+        if self.cache is not None:
+            await self.cache.stop()
         await self.limiter.stop()
         if self.jwks is not None:
             await self.jwks.stop()
+
+    async def _open_cache(self) -> None:
+        """The cache that the settings allow. It need not be trusted yet when requests come: then the database answers."""
+        choice = choose(self.settings.workers, self.settings.redis_url)
+        logger.info(choice.sentence)
+        if choice.kind == "off":
+            return
+        url = database_url(self.settings)
+        self.cache = make_cache(
+            choice,
+            database_url=url,
+            redis_url=self.settings.redis_url,
+            name=f"{self.settings.service_name} cache",
+            dependencies=await read_dependencies(url),
+            harmless=(Violation,),
+        )
+        await self.cache.start()
 
     @property
     def catalog(self) -> Catalog:
@@ -223,7 +247,7 @@ class Gateway:
             return response
 
         return Serving(
-            pipeline=Pipeline(catalog, self._database),
+            pipeline=Pipeline(catalog, self._database, self.cache, self.settings.cache_ttl_seconds),
             policy=policy,
             limits={
                 place: resource_limit(resource.definition.rate_limit, *place)
@@ -302,6 +326,7 @@ def serve(settings: Settings) -> None:
     if settings.auth == "off":
         logger.warning("AUTH=off: every caller may read and change everything")
     if settings.workers > 1:
+        os.environ["WORKERS"] = str(settings.workers)  # whether answers may be kept in memory hangs on it
         config = _server_config(settings, "gateway.app:create", factory=True, workers=settings.workers)
         supervisor = Multiprocess(config, sockets=[config.bind_socket()])
         supervisor.run()

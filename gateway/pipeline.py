@@ -16,11 +16,13 @@ from typing import Any
 
 import msgspec
 
+from gateway.cache.cache import Cache, Outcome
+from gateway.cache.keys import Keys
 from gateway.catalog.model import Catalog, Field, Resource
 from gateway.database.execute import Database, Rows
 from gateway.database.sqlstate import OUTSIDE, Refusal, Violation
 from gateway.errors import Conflict, Forbidden, GatewayError, NotFound, Problem, Unavailable, ValidationFailed
-from gateway.query.ast import EVERYTHING, Count, Grant, ListPlan, ListRequest, WritePlan, WriteShape
+from gateway.query.ast import EVERYTHING, Count, GetPlan, Grant, ListPlan, ListRequest, WritePlan, WriteShape
 from gateway.query.cursor import MAX_CURSOR_CHARACTERS, Cursor, encode_cursor
 from gateway.query.payload import plan_create, plan_delete, plan_patch
 from gateway.query.plan import filter_values, plan_get, plan_list, readable_fields
@@ -45,6 +47,13 @@ class Page(msgspec.Struct, frozen=True):
     total: int | None
 
 
+class Freshness(msgspec.Struct, frozen=True):
+    """Where a read's answer came from. `age_seconds` is how long ago the database gave it, 0 unless it is a hit."""
+
+    outcome: Outcome
+    age_seconds: int = 0
+
+
 class Created(msgspec.Struct, frozen=True):
     """`key` are the new row's key values in their JSON forms, in the key's order."""
 
@@ -52,12 +61,27 @@ class Created(msgspec.Struct, frozen=True):
     key: list[Any]
 
 
-class Pipeline:
-    """The operations over one catalog and one database."""
+BYPASS = Freshness("bypass")
+_encode_page = msgspec.msgpack.Encoder().encode
+_decode_page = msgspec.msgpack.Decoder(Page).decode
 
-    def __init__(self, catalog: Catalog, database: Database) -> None:
+
+def _table_name(resource: Resource) -> str:
+    """As the cache names tables."""
+    return f"{resource.table.schema}.{resource.table.name}"
+
+
+class Pipeline:
+    """The operations over one catalog and one database. Without a `cache` every read goes to the database."""
+
+    def __init__(self, catalog: Catalog, database: Database, cache: Cache | None = None, cache_ttl_seconds: float = 0) -> None:
         self.catalog = catalog
         self.database = database
+        self.cache = cache
+        self.cache_ttl_seconds = cache_ttl_seconds
+        self.keys = Keys()
+        self._sources: dict[str, tuple[str, ...]] = {}
+        self._changed: dict[str, tuple[str, ...]] = {}
         self.plans = Plans()
         self.statements = Statements()
         self.reads = Reads(database)
@@ -76,9 +100,27 @@ class Pipeline:
         """One page. Raises ValidationFailed and the database's errors."""
         return await self._list(resource, plan_list(resource, request, grant))
 
-    async def list_query(self, resource: Resource, query: bytes, grant: Grant = EVERYTHING) -> Page:
-        """One page, by a raw query string, whose plan is found again. Raises as `list_rows` does."""
-        return await self._list(resource, self.plans.list(resource, query, grant))
+    async def list_query(
+        self, resource: Resource, query: bytes, grant: Grant = EVERYTHING, refresh: bool = False
+    ) -> tuple[Page, Freshness]:
+        """One page, by a raw query string, whose plan is found again; from the cache, unless `refresh`.
+
+        Raises as `list_rows` does.
+        """
+        plan = self.plans.list(resource, query, grant)
+        ttl_seconds = self._ttl_seconds(resource)
+        if self.cache is None or not ttl_seconds:
+            return await self._list(resource, plan), BYPASS
+        made: Page | None = None
+
+        async def load() -> bytes:
+            nonlocal made
+            made = await self._list(resource, plan)
+            return _encode_page(made)
+
+        key = self.keys.list(resource, plan, grant)
+        cached = await self.cache.read(key, self._made_from(resource), load, ttl_seconds, refresh)
+        return made or _decode_page(cached.body), Freshness(cached.outcome, cached.age_seconds)
 
     async def _list(self, resource: Resource, plan: ListPlan) -> Page:
         statement = self.statements.list(plan.shape, resource)
@@ -95,7 +137,30 @@ class Pipeline:
         self, resource: Resource, key: tuple[str, ...], parameters: Mapping[str, str], grant: Grant = EVERYTHING
     ) -> str:
         """The row's JSON. Raises NotFound, ValidationFailed and the database's errors."""
+        return await self._get(resource, plan_get(resource, key, parameters, grant))
+
+    async def read_row(
+        self,
+        resource: Resource,
+        key: tuple[str, ...],
+        parameters: Mapping[str, str],
+        grant: Grant = EVERYTHING,
+        refresh: bool = False,
+    ) -> tuple[str, Freshness]:
+        """The row's JSON, from the cache, unless `refresh`. Raises as `get_row` does."""
         plan = plan_get(resource, key, parameters, grant)
+        ttl_seconds = self._ttl_seconds(resource)
+        if self.cache is None or not ttl_seconds:
+            return await self._get(resource, plan), BYPASS
+
+        async def load() -> bytes:
+            return (await self._get(resource, plan)).encode()
+
+        place = self.keys.row(resource, plan, grant)
+        cached = await self.cache.read(place, self._made_from(resource), load, ttl_seconds, refresh)
+        return cached.body.decode(), Freshness(cached.outcome, cached.age_seconds)
+
+    async def _get(self, resource: Resource, plan: GetPlan) -> str:
         statement = self.statements.get(plan.shape, resource)
         try:
             rows = await self.reads.fetch(statement, plan.values, resource.timeout_seconds, MAX_POINT_BATCH)
@@ -130,6 +195,24 @@ class Pipeline:
             await self._find(resource, key, grant)
             raise Conflict("A rule of the database kept the row from being deleted.")
 
+    def _ttl_seconds(self, resource: Resource) -> float:
+        own = resource.cache_ttl_seconds
+        return self.cache_ttl_seconds if own is None else own
+
+    def _made_from(self, resource: Resource) -> tuple[str, ...]:
+        """The tables that an answer of the resource is made from."""
+        tables = self._sources.get(resource.id)
+        if tables is None and self.cache is not None:
+            tables = self._sources[resource.id] = self.cache.dependencies.made_from(_table_name(resource))
+        return tables or ()
+
+    def _changed_by(self, resource: Resource) -> tuple[str, ...]:
+        """The tables that a write to the resource may change."""
+        tables = self._changed.get(resource.id)
+        if tables is None and self.cache is not None:
+            tables = self._changed[resource.id] = self.cache.dependencies.changed_by(_table_name(resource))
+        return tables or ()
+
     async def _read(self, resource: Resource, statement: ReadStatement, values: tuple[Any, ...]) -> Rows:
         try:
             return await self.reads.fetch(statement, values, resource.timeout_seconds, MAX_LIST_BATCH)
@@ -145,7 +228,10 @@ class Pipeline:
     async def _write(self, resource: Resource, plan: WritePlan, grant: Grant, key: tuple[str, ...] | None = None) -> Rows:
         sql = self.statements.write(plan.shape, resource)
         try:
-            return await self.database.fetch(sql, plan.values, resource.timeout_seconds, writing=True)
+            if self.cache is None:
+                return await self.database.fetch(sql, plan.values, resource.timeout_seconds, writing=True)
+            async with self.cache.writing(self._changed_by(resource)):
+                return await self.database.fetch(sql, plan.values, resource.timeout_seconds, writing=True)
         except Violation as violation:
             if key is not None and violation.refusal.kind == "value":
                 await self._find(resource, key, grant)  # NotFound where it is the key that cannot be read

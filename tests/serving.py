@@ -19,10 +19,11 @@ START_TIMEOUT_SECONDS = 20
 
 
 def settings_for(database_url: str, resources_dir: Path | str = "resources", **variables: str) -> Settings:
-    """Settings as the environment would give them, with AUTH=off, no default rate limit and a small pool."""
+    """Settings as the environment would give them, with AUTH=off, no rate limit, no cache and a small pool."""
     environ = {
         "AUTH": "off",
         "RATE_LIMIT": "off",
+        "WORKERS": "2",  # which without Redis means no cache: tests change rows behind the gateway's back
         "DATABASE_URL": database_url,
         "RESOURCES_DIR": str(resources_dir),
         "DATABASE_POOL_MIN": "1",

@@ -30,13 +30,14 @@ class Headers(msgspec.Struct, frozen=True):
 
     request_id: bytes
     origin: bytes
+    cache_control: bytes
     content_type: bytes
     content_length: int | None
 
 
 def read_headers(scope: Scope) -> Headers:
     """The request id is the caller's where it is sane, else a new one, unique to this process and request."""
-    request_id, content_type, length, origin = b"", b"", b"", b""
+    request_id, content_type, length, origin, cache_control = b"", b"", b"", b"", b""
     for name, value in scope["headers"]:
         if name == b"x-request-id":
             request_id = value
@@ -46,9 +47,11 @@ def read_headers(scope: Scope) -> Headers:
             length = value
         elif name == b"origin":
             origin = value
+        elif name == b"cache-control":
+            cache_control = value
     if not request_id or _SANE_ID.fullmatch(request_id) is None:
         request_id = f"{_INSTANCE}-{next(_serial):x}".encode()
-    return Headers(request_id, origin, content_type, int(length) if length.isdigit() else None)
+    return Headers(request_id, origin, cache_control, content_type, int(length) if length.isdigit() else None)
 
 
 def split_path(raw_path: bytes) -> tuple[str, str, tuple[str, ...] | None]:

@@ -8,7 +8,7 @@ from urllib.parse import quote, unquote_to_bytes
 import msgspec
 
 from gateway.errors import GatewayError, MethodNotAllowed
-from gateway.pipeline import Created, Page
+from gateway.pipeline import Created, Freshness, Page
 
 Header = tuple[bytes, bytes]
 JSON = (b"content-type", b"application/json")
@@ -40,9 +40,20 @@ def problem_response(error: GatewayError) -> Response:
     return json_response(error.status, content, headers)
 
 
-def row_response(row: str) -> Response:
+_X_CACHE: dict[str, Header] = {outcome: (b"x-cache", outcome.encode()) for outcome in ("hit", "miss", "bypass")}
+
+
+def _read_headers(freshness: Freshness | None) -> tuple[Header, ...]:
+    """`X-Cache`, and for what was kept its `Age` (RFC 9111, section 5.1); neither where nothing was read."""
+    if freshness is None:
+        return (JSON,)
+    told = _X_CACHE[freshness.outcome]
+    return (JSON, told, (b"age", str(freshness.age_seconds).encode())) if freshness.outcome == "hit" else (JSON, told)
+
+
+def row_response(row: str, freshness: Freshness | None = None) -> Response:
     """One row, from its JSON text."""
-    return Response(200, (JSON,), b'{"data":' + row.encode() + b"}")
+    return Response(200, _read_headers(freshness), b'{"data":' + row.encode() + b"}")
 
 
 def created_response(created: Created, path: str) -> Response:
@@ -58,7 +69,7 @@ def key_text(part: Any) -> str:
     return text.replace(".", "%2E") if text in (".", "..") else quote(text, safe="")
 
 
-def page_response(page: Page, path: str, query_string: bytes) -> Response:
+def page_response(page: Page, path: str, query_string: bytes, freshness: Freshness | None = None) -> Response:
     """A list, with its `meta` and its `Link`s (RFC 8288), which keep what else the caller asked for."""
     parts = [f'"limit":{page.limit}']
     if page.page is not None:
@@ -70,9 +81,8 @@ def page_response(page: Page, path: str, query_string: bytes) -> Response:
         parts.append(f'"total":{page.total},"count":"{page.count}"')
     body = f'{{"data":[{",".join(page.rows)}],"meta":{{{",".join(parts)}}}}}'.encode()
     links = _links(page, path, query_string)
-    if not links:
-        return Response(200, (JSON,), body)
-    return Response(200, (JSON, (b"link", links)), body)
+    headers = _read_headers(freshness)
+    return Response(200, (*headers, (b"link", links)) if links else headers, body)
 
 
 def _text_or_null(cursor: str | None) -> str:

@@ -108,7 +108,7 @@ class DataRoutes:
             return _document(serving, version, method, visitor.caller)
         resource = serving.pipeline.resource(version, name)
         if method in ("GET", "HEAD"):
-            return await _read(serving, resource, key, scope, visitor.caller)
+            return await _read(serving, resource, key, scope, headers, visitor.caller)
         allowed = (COLLECTION if key is None else ROW) if resource.writable else READING
         if method == "OPTIONS":
             return allow_response(allowed)
@@ -142,14 +142,22 @@ class DataRoutes:
 
 
 async def _read(
-    serving: Serving, resource: Resource, key: tuple[str, ...] | None, scope: Scope, caller: Caller | None
+    serving: Serving,
+    resource: Resource,
+    key: tuple[str, ...] | None,
+    scope: Scope,
+    headers: Headers,
+    caller: Caller | None,
 ) -> Response:
     grant = serving.policy.grant(resource, "read", caller)
     query: bytes = scope["query_string"]
+    refresh = b"no-cache" in headers.cache_control or b"no-store" in headers.cache_control
     if key is None:
-        page = await serving.pipeline.list_query(resource, query, grant)
-        return page_response(page, scope["raw_path"].decode("latin-1"), query)
-    return row_response(await serving.pipeline.get_row(resource, key, parse_parameters(query) if query else {}, grant))
+        page, freshness = await serving.pipeline.list_query(resource, query, grant, refresh)
+        return page_response(page, scope["raw_path"].decode("latin-1"), query, freshness)
+    parameters = parse_parameters(query) if query else {}
+    row, freshness = await serving.pipeline.read_row(resource, key, parameters, grant, refresh)
+    return row_response(row, freshness)
 
 
 def _document(serving: Serving, version: str, method: str, caller: Caller | None) -> Response:
