@@ -47,6 +47,7 @@ from gateway.http.middleware import RequestIds, on_exception, on_http_exception
 from gateway.http.openapi import Access, document
 from gateway.http.operations import Check, health_routes
 from gateway.http.protocol import HttpProtocol
+from gateway.http.request_log import RequestLog
 from gateway.http.responses import Response, json_response
 from gateway.http.routes import DataRoutes, Edge, Serving
 from gateway.pipeline import Pipeline
@@ -170,7 +171,8 @@ class Gateway:
         self._serving = self._serve_from(Catalog({}, {}))
         admission = Admission(self.limiter, verifier, settings.auth_issuer or "", trusted_networks(settings.trusted_proxies))
         always = SECURITY if verifier is None else (*SECURITY, *PRIVATE)
-        edge = Edge(settings.max_body_bytes, always, cors(settings.cors_origins))
+        self.request_log = RequestLog(settings.service_name) if settings.log_level in ("debug", "info") else None
+        edge = Edge(settings.max_body_bytes, always, cors(settings.cors_origins), self.request_log)
         self._data = DataRoutes(lambda: self._serving, admission, edge)
         self._other = RequestIds(self._starlette())
 
@@ -207,6 +209,8 @@ class Gateway:
         await self.limiter.stop()
         if self.jwks is not None:
             await self.jwks.stop()
+        if self.request_log is not None:
+            self.request_log.flush()
 
     async def _open_cache(self) -> None:
         """The cache that the settings allow. It need not be trusted yet when requests come: then the database answers."""

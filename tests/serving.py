@@ -22,6 +22,7 @@ def settings_for(database_url: str, resources_dir: Path | str = "resources", **v
     """Settings as the environment would give them, with AUTH=off, no rate limit, no cache and a small pool."""
     environ = {
         "AUTH": "off",
+        "LOG_LEVEL": "warning",
         "RATE_LIMIT": "off",
         "WORKERS": "2",  # which without Redis means no cache: tests change rows behind the gateway's back
         "DATABASE_URL": database_url,

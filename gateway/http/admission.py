@@ -19,10 +19,12 @@ from gateway.http.responses import Header
 
 
 class Visitor(msgspec.Struct):
-    """What is known of a request's sender so far. Filled as admission goes on, for a refusal tells of its limits too."""
+    """What is known of a request so far: who sends it, its limits, and its route's template. Filled as it goes on, for a
+    refusal tells of it too."""
 
     caller: Caller | None = None
     decision: Decision | None = None
+    route: str = "/api/{unknown}"
 
     @property
     def headers(self) -> tuple[Header, ...]:

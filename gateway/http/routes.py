@@ -7,6 +7,7 @@ operation raises becomes the error envelope here, and what nobody foresaw become
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from gateway.guards.grants import Policy, Unrestricted
 from gateway.guards.tokens import Caller
 from gateway.http.admission import Admission, Limits, Visitor
 from gateway.http.edge import Cors, cors_headers, preflight_response, read_body_within
+from gateway.http.request_log import RequestLog
 from gateway.http.requests import JSON_TYPES, PATCH_TYPES, ClientLeft, Headers, media_type, read_headers, split_path
 from gateway.http.responses import (
     Header,
@@ -52,11 +54,13 @@ class Serving(msgspec.Struct, frozen=True, eq=False):
 
 
 class Edge(msgspec.Struct, frozen=True, eq=False):
-    """What holds for every request: `always` are headers of every answer, `cors` None where no other origin may read."""
+    """What holds for every request: `always` are headers of every answer, `cors` None where no other origin may read, `log`
+    None where requests are not told of."""
 
     max_body_bytes: int
     always: tuple[Header, ...]
     cors: Cors | None
+    log: RequestLog | None = None
 
 
 class DataRoutes:
@@ -81,18 +85,32 @@ class DataRoutes:
                 return
             always += cors_headers(edge.cors, headers.origin)
         visitor = Visitor()
+        started = time.perf_counter()
+        error_code = ""
         try:
             response = await self._answer(scope, headers, visitor, receive)
         except GatewayError as error:
             response = problem_response(error)
+            error_code = error.code
         except ClientLeft:
             return
         except Exception:
             logger.exception("request %s failed", headers.request_id.decode())
             response = problem_response(InternalError())
+            error_code = InternalError.code
         if visitor.decision is not None:
             always += visitor.headers
         await send_response(send, response, headers.request_id, always, with_body=scope["method"] != "HEAD")
+        if edge.log is not None:
+            edge.log.tell(
+                scope["method"],
+                visitor.route,
+                response.status,
+                time.perf_counter() - started,
+                headers.request_id.decode(),
+                "" if visitor.caller is None else visitor.caller.subject,
+                error_code,
+            )
 
     async def _answer(self, scope: Scope, headers: Headers, visitor: Visitor, receive: Receive) -> Response:
         path: bytes = scope["raw_path"]
@@ -107,6 +125,7 @@ class DataRoutes:
         if name == "openapi.json" and key is None:
             return _document(serving, version, method, visitor.caller)
         resource = serving.pipeline.resource(version, name)
+        visitor.route = f"/api/{resource.id}" if key is None else f"/api/{resource.id}/{{key}}"
         if method in ("GET", "HEAD"):
             return await _read(serving, resource, key, scope, headers, visitor.caller)
         allowed = (COLLECTION if key is None else ROW) if resource.writable else READING
