@@ -15,6 +15,7 @@ from gateway.errors import PayloadTooLarge, ValidationFailed
 from gateway.http.edge import (
     MAX_FORWARDED_BYTES,
     MAX_FORWARDED_HOPS,
+    MAX_HEAD_BYTES,
     PRIVATE,
     SECURITY,
     SECURITY_OF_PAGES,
@@ -108,8 +109,8 @@ def test_whatever_is_forwarded_the_caller_is_an_address(forwarded: list[str]) ->
     ("headers", "reason"),
     [
         ([(b"x", b"y")] * 101, "there are 101; at most 100 are taken"),
-        ([(b"x", b"y" * 32_768)], "together they are longer than 32768 bytes"),
-        ([(b"x" * 400, b"y")] * 90, "together they are longer than 32768 bytes"),
+        ([(b"x", b"y" * MAX_HEAD_BYTES)], f"together they are longer than {MAX_HEAD_BYTES} bytes"),
+        ([(b"x" * 800, b"y")] * 90, f"together they are longer than {MAX_HEAD_BYTES} bytes"),
     ],
 )
 def test_a_large_head_is_refused_and_the_connection_ends(headers: list[tuple[bytes, bytes]], reason: str) -> None:
@@ -121,7 +122,7 @@ def test_a_large_head_is_refused_and_the_connection_ends(headers: list[tuple[byt
 
 def test_a_head_at_its_bounds_is_taken() -> None:
     refuse_large_head([(b"x", b"y")] * 100)
-    refuse_large_head([(b"authorization", b"y" * (32_768 - 13))])
+    refuse_large_head([(b"authorization", b"y" * (MAX_HEAD_BYTES - 13))])
 
 
 class Body:

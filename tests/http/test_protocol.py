@@ -107,7 +107,7 @@ def test_requests_of_every_ordinary_shape_are_answered() -> None:
                 [b"\r\n" + GET],
                 [b"POST /post HTTP/1.1\r\nContent-Length: 5\r\n\r\n", b"hel", b"lo"],
                 [b"POST /post HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", b"5\r\nhello\r\n", b"0\r\n\r\n"],
-                [b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\n\r\n"],
+                [b"GET /" + b"x" * 40_000 + b" HTTP/1.1\r\n\r\n"],
                 [b"GET /a HTTP/1.1\r\n" + b"X: y\r\n" * 100 + b"\r\n"],
                 [b"POST /big HTTP/1.1\r\nContent-Length: 100000\r\n\r\n" + b"x" * 100_000 + GET[:10], GET[10:]],
             ):
@@ -211,13 +211,13 @@ async def ended(reader: asyncio.StreamReader) -> bool:
 @pytest.mark.parametrize(
     "pieces",
     [
-        [b"GET / HTTP/1.1\r\nX: " + b"x" * 40_000 + b"\r\n\r\n"],
-        [b"GET /" + b"x" * 40_000 + b" HTTP/1.1\r\n\r\n"],
+        [b"GET / HTTP/1.1\r\nX: " + b"x" * 80_000 + b"\r\n\r\n"],
+        [b"GET /" + b"x" * 80_000 + b" HTTP/1.1\r\n\r\n"],
         [b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 101 + b"\r\n"],
         [b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 60, b"X: y\r\n" * 60 + b"\r\n"],
-        [b"GET / HTTP/1.1\r\nX: "] + [b"x" * 5_000] * 8,
-        [b"GET /"] + [b"x" * 5_000] * 8,
-        [b"GET / HTTP/1.1\r\nX: " + b"x" * 20_000, b"x" * 20_000 + b"\r\n\r\n"],
+        [b"GET / HTTP/1.1\r\nX: "] + [b"x" * 10_000] * 8,
+        [b"GET /"] + [b"x" * 10_000] * 8,
+        [b"GET / HTTP/1.1\r\nX: " + b"x" * 40_000, b"x" * 40_000 + b"\r\n\r\n"],
     ],
 )
 def test_a_head_that_is_too_large_is_refused(pieces: list[bytes]) -> None:

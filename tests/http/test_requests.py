@@ -17,7 +17,7 @@ from gateway.http.responses import key_text
 
 
 def headers(content_type: bytes = b"", content_length: int | None = None) -> Headers:
-    return Headers(b"id", b"", content_type, content_length)
+    return Headers(b"id", b"", b"", content_type, content_length)
 
 
 PATHS: list[tuple[bytes, tuple[str, str, tuple[str, ...] | None]]] = [
