@@ -353,6 +353,7 @@ def _server_config(settings: Settings, application: Any, **options: Any) -> uvic
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # uvicorn would believe X-Forwarded-For of every local peer; `edge` believes TRUSTED_PROXIES alone
         lifespan="on",
         **options,
     )

@@ -84,14 +84,18 @@ class Coalescer(Generic[Question, Answer]):
     async def _run(self) -> None:
         """Takes batch after batch until nobody waits."""
         self._starting = False
-        while batch := self._take():
-            if self._waiting and not self._starting and len(self._runners) < self._max_batches:
-                self._start()
-            try:
-                await self._settle(batch)
-            finally:
-                for _, future in batch:
-                    future.cancel()  # does nothing but where this task itself was cancelled: the others are done
+        try:
+            while batch := self._take():
+                if self._waiting and not self._starting and len(self._runners) < self._max_batches:
+                    self._start()
+                try:
+                    await self._settle(batch)
+                finally:
+                    for _, future in batch:
+                        future.cancel()  # does nothing but where this task itself was cancelled: the others are done
+        finally:
+            # Now, not by the callback, which runs a turn later: who asks in between would wait for a runner that has ended.
+            self._runners.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
     def _take(self) -> Asked[Question, Answer]:
         batch: Asked[Question, Answer] = []

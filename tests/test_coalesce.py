@@ -49,6 +49,17 @@ def test_a_lone_question_is_answered_by_a_call_of_its_own_at_once() -> None:
     asyncio.run(run())
 
 
+def test_a_question_asked_in_the_turn_in_which_the_last_call_ended_is_answered() -> None:
+    async def run() -> None:
+        doubler = Doubler()
+        ask = Coalescer(doubler, max_batches=1).ask
+        async with asyncio.timeout(5):
+            assert [await ask(number) for number in range(3)] == [0, 2, 4]
+        assert doubler.batches == [[0], [1], [2]]
+
+    asyncio.run(run())
+
+
 def test_questions_of_one_turn_share_one_call() -> None:
     async def run() -> None:
         doubler = Doubler()

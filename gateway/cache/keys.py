@@ -64,12 +64,15 @@ class Keys:
         shape = plan.shape
         form = self._forms.get((shape, grant.name)) or self._form(shape, resource, grant, _list_form)
         values = plan.values
-        parts = [form.start, f":page={plan.page}" if plan.page is not None else "", f":limit={plan.limit}", form.end]
+        page = f":page={plan.page}" if plan.page is not None else ""
+        count = f":count={plan.count}" if plan.count != "none" else ""
+        parts = [form.start, page, f":limit={plan.limit}", form.end, count]
         place = 0
-        for label, count in form.labels or ():
-            parts.append(f":{label}{','.join([_text(value) for value in values[place : place + count]])}")
-            place += count
-        return _key("".join(parts), form, _encode((values, plan.limit, plan.page, plan.count)), values[place:])
+        for label, length in form.labels or ():
+            parts.append(f":{label}{','.join([_text(value) for value in values[place : place + length]])}")
+            place += length
+        unnamed = values[place : len(values) - shape.limited - shape.offset]
+        return _key("".join(parts), form, _encode((values, plan.limit, plan.page, plan.count)), unnamed)
 
     def _form(self, shape: Any, resource: Resource, grant: Grant, make: Callable[[Any, Resource, Grant, bytes], _Form]) -> _Form:
         made = self._resources.get(resource.id)
@@ -98,8 +101,12 @@ def _row_form(shape: GetShape, resource: Resource, grant: Grant, made: bytes) ->
 
 def _list_form(shape: ListShape, resource: Resource, grant: Grant, made: bytes) -> _Form:
     sort = ",".join(str(term) for term in shape.sort[: _terms(shape, resource)])
-    middle = f":sort={sort}" + (":count=exact" if shape.counted else "") + _fields(shape, resource) + _role(grant)
-    return _Form(resource.id, middle, _labels(shape.where), _whole("list", shape, grant, made))
+    return _Form(
+        resource.id,
+        f":sort={sort}{_fields(shape, resource)}{_role(grant)}",
+        _labels(shape.where),
+        _whole("list", shape, grant, made),
+    )
 
 
 def _whole(kind: str, shape: GetShape | ListShape, grant: Grant, made: bytes) -> bytes:

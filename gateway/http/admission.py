@@ -1,6 +1,6 @@
 """Who may go on: limits by address, the token, limits by subject, in that order. A request's head in, its `Visitor` out.
 
-With `AUTH=off` there is no token to look at, and with `RATE_LIMIT=off` only a resource's own limit counts.
+With `AUTH=off` there is no token to look at, and with `RATE_LIMIT=off` nothing is counted.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import asyncio
 import fnmatch
 import random
 import selectors
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -140,7 +140,7 @@ class SimulatedLink:
         await asyncio.sleep(self._network.delay())
         await self._passable()
         redis = self._redis
-        if redis.state == "down" or redis.run_id != run_id and self._network.chance.random() < 0.5:
+        if redis.state == "down" or (redis.run_id != run_id and self._network.chance.random() < 0.5):
             self._fail(answer)  # a connection of before the restart is no more; a new one may have been made in time
             return
         told, by = redis.execute(commands), redis.run_id
@@ -324,6 +324,3 @@ def mutated(owner: Any, name: str, replacement: Any) -> Iterator[None]:
         yield
     finally:
         setattr(owner, name, original)
-
-
-Scenario = Callable[[World], Awaitable[None]]

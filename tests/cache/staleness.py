@@ -1,9 +1,9 @@
 """Three processes, one PostgreSQL, one Valkey, and what is done to them: are answers stale after a write was acknowledged?
 
 `trial` starts three workers (this file again, as a script). Each has a cache as `gateway serve` has it, over its own way to
-Valkey, a small proxy that can be cut or stopped. Each reads every row, and writes those that are its own; a row counts its versions.
-A writer puts the version that was acknowledged into memory that all share; a reader looks there before it asks, and a version
-that is older than that is stale.
+Valkey, a small proxy that can be cut or stopped. Each reads every row, and writes those that are its own; a row counts its
+versions. A writer puts the version that was acknowledged into memory that all share; a reader looks there before it asks, and
+a version that is older than that is stale.
 """
 
 from __future__ import annotations
