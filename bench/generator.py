@@ -227,6 +227,7 @@ async def _busy(connections: list[_Connection], requests: Iterator[bytes], secon
                 connection.give_up("no answer")
     for connection in connections:
         connection.transport.abort()
+    await asyncio.sleep(0)  # in which they are closed
     return window.tally
 
 

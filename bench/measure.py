@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 import time
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,6 +26,9 @@ from bench.scenarios import Rows
 
 ROOT = Path(__file__).parent.parent
 PATIENCE_SECONDS = 60
+COMPLAINT = re.compile(r'\b(WARNING|ERROR|CRITICAL)\b|"level": ?(?:"(?:warning|error|critical)"|[45]0\b)')
+"""In a line of text, in JSON with a word, and in Pino's with a number."""
+MESSAGE = re.compile(r'"(?:message|msg)": ?"([^"]*)"')
 REAPING_SECONDS = 0.3
 """Until PostgreSQL has taken note of the end of its backends, and of what they used."""
 
@@ -47,6 +52,7 @@ class Stage:
     ) -> None:
         self.rows, self.running, self.statements = rows, running, statements
         self.database_url, self.watch, self.work, self.k6 = database_url, watch, work, k6
+        self.complaints: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._seed = 0
 
     async def carry_out(self, step: Step, p99_ms: float | None = None) -> tuple[Measure, bool]:
@@ -61,6 +67,7 @@ class Stage:
         finally:
             found = self.running.get(step.contender)
             if found is not None:
+                self.complaints[found.name].update(complaints_in(found.log))
                 os.truncate(found.log, 0)
 
     async def _by_generator(self, step: Step) -> Measure:
@@ -164,6 +171,18 @@ class Stage:
             cache_hits=_share(outcome.hits, outcome.marked),
             first_error=outcome.first_error,
         )
+
+
+def complaints_in(log: Path) -> Counter[str]:
+    """The warnings and errors that a contender logged, without what differs from one to the next, and how often each came."""
+    found: Counter[str] = Counter()
+    with log.open(errors="replace") as lines:
+        for line in lines:
+            match = COMPLAINT.search(line)
+            if match is not None:
+                said = MESSAGE.search(line)
+                found[re.sub(r"\d+", "…", said[1] if said else line[match.start() :].strip())[:200]] += 1
+    return found
 
 
 async def _spoken_with(module: str, load: bytes, watched: Watched, seconds: float) -> tuple[Outcome, Used, Used]:

@@ -25,7 +25,7 @@ WARMUP_SECONDS = 0.5
 WARMING_SECONDS = 0.5
 """Of each scenario, with the warm-up once more, before the first measure of a contender that compiles as it runs."""
 STEP_OVERHEAD_SECONDS = 0.35
-K6_OVERHEAD_SECONDS = 2.5
+K6_OVERHEAD_SECONDS = 2.0
 """Its start, and the second for which it warms up."""
 
 CONTENDERS_OF: dict[str, tuple[str, ...]] = {

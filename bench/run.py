@@ -45,6 +45,8 @@ P99_MS = 50.0
 START_SECONDS = 8.0
 INSTALL_SECONDS = 45.0
 MAX_SEARCH_STEPS = 6
+MAX_COMPLAINTS = 3
+"""Of one contender over one table, that the report repeats."""
 LACKS_SPACE = 3 * 2**30
 """Bytes of disk that the largest table and its indexes need."""
 
@@ -109,6 +111,9 @@ class Run:
                     await self.measure(stage, step)
                 if with_open_loop:
                     await self.open_loop(stage)
+                for name, complaints in stage.complaints.items():
+                    for line, count in complaints.most_common(MAX_COMPLAINTS):
+                        self.note(f"{name} logged {count} ×: {line}")
             finally:
                 await watch.close()
         if writable:

@@ -12,7 +12,7 @@ from html import escape
 import msgspec
 
 WIDTH = 720
-LEFT, RIGHT, TOP, BOTTOM = 64, 16, 12, 44
+LEFT, RIGHT, TOP, BOTTOM = 64, 16, 26, 44
 BAR_HEIGHT, BAR_GAP, GROUP_GAP = 15, 3, 16
 LABELS = 190
 GRID = 'stroke="currentColor" stroke-opacity="0.15"'
@@ -57,7 +57,7 @@ def line_plot(lines: Sequence[Line], x_title: str, y_title: str, log_y: bool = F
     parts = [_horizontal(y_at(tick), number(tick)) for tick in ticks]
     parts += [_text(x_at(x), bottom + 16, number(x), "middle") for x in _spread(xs)]
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, height - 6, x_title, "middle", faint=True))
-    parts.append(_text(4, TOP, y_title, "start", faint=True))
+    parts.append(_text(4, TOP - 14, y_title, "start", faint=True))
     for line in lines:
         drawn = [(x_at(x), y_at(y)) for x, y in line.points]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in drawn)

@@ -91,7 +91,7 @@ def counted(pattern: str, output: str) -> tuple[int, ...]:
 
 @pytest.mark.parametrize(
     ("phases", "max_examples", "least_requests"),
-    [pytest.param("coverage", 1, 3000, id="coverage"), pytest.param("examples,fuzzing,stateful", 20, 500, id="fuzzing")],
+    [pytest.param("coverage", 1, 3000, id="coverage"), pytest.param("examples,fuzzing,stateful", 12, 300, id="fuzzing")],
 )
 def test_schemathesis_finds_nothing(
     postgres_url: str, tmp_path: Path, phases: str, max_examples: int, least_requests: int
