@@ -133,10 +133,10 @@ def test_unusual_token_is_accepted(court: Court, header: dict[str, Any], changes
     assert caller.expires_at <= tokens.MAX_NUMERIC_DATE
 
 
-@pytest.mark.parametrize(("claim", "seconds"), [("nbf", 20), ("exp", -20)])
-def test_a_clock_that_is_off_by_less_than_the_leeway_is_forgiven(court: Court, claim: str, seconds: int) -> None:
-    [caller] = court.judge(token(**{claim: int(time.time()) + seconds}))
-    assert isinstance(caller, Caller)
+def test_a_clock_that_is_off_by_less_than_the_leeway_is_forgiven(court: Court) -> None:
+    for early_or_late in (token(nbf=int(time.time()) + 20), token(exp=int(time.time()) - 20)):
+        [caller] = court.judge(early_or_late)
+        assert isinstance(caller, Caller)
 
 
 def test_token_may_be_text_as_well_as_bytes(server: IssuerServer) -> None:
