@@ -80,7 +80,10 @@ PACES: dict[Mode, Pace] = {
 
 
 def closed_loop_steps(mode: Mode) -> list[Step]:
-    """On the small table: every scenario at 32 connections in rounds, then reads at other numbers of connections."""
+    """On the small table: every scenario at 32 connections in rounds, then reads at other numbers of connections.
+
+    The hello, to which the baseline's ratios are, stands at both ends.
+    """
     pace = PACES[mode]
     steps = [
         Step(scenario, contender, BASE_ROWS, MAIN_CONNECTIONS, pace.seconds, _generator(contender))
@@ -94,7 +97,7 @@ def closed_loop_steps(mode: Mode) -> list[Step]:
         for connections in OTHER_CONNECTIONS
         for contender in ("gateway", "fastify")
     ]
-    return [*steps, *_lone_steps(pace)]
+    return [*steps, Step("point", "hello", BASE_ROWS, MAIN_CONNECTIONS, pace.seconds), *_lone_steps(pace)]
 
 
 def _lone_steps(pace: Pace) -> Iterator[Step]:

@@ -65,6 +65,7 @@ class Run:
 
     def __init__(self, options: Options, tell: Telling, place: Place) -> None:
         self.options, self.tell, self.place = options, tell, place
+        self.planned: list[plan.Step] = []
         self.rounds: dict[tuple[str, str, int, int, float | None], list[Measure]] = {}
         self.left_out: dict[str, str] = {}
         self.features: dict[str, tuple[str, ...]] = {}
@@ -79,6 +80,7 @@ class Run:
     def leave_out(self, name: str, reason: str) -> None:
         """A contender will not be measured."""
         self.left_out[name] = reason
+        self.tell.finish(sum(step.expected_seconds for step in self.planned if step.contender == name))
         self.note(f"{name} is left out: {reason}")
 
     def wanted(self, steps: Sequence[plan.Step]) -> list[plan.Step]:
@@ -227,7 +229,8 @@ async def carry_out(options: Options, tell: Telling, place: Place, cache: Path) 
     large = [rows for rows in plan.PACES[options.mode].large_tables if _has_space(run, options.output, rows)]
     closed, wide = plan.closed_loop_steps(options.mode), {rows: plan.large_table_steps(options.mode, rows) for rows in large}
     steps = [*plan.warming_steps(True), *closed, *plan.open_loop_steps(options.mode), *chain.from_iterable(wide.values())]
-    tell.expect(sum(step.expected_seconds for step in run.wanted(steps)) + START_SECONDS * (1 + len(large)))
+    run.planned = run.wanted(steps)
+    tell.expect(sum(step.expected_seconds for step in run.planned) + START_SECONDS * (1 + len(large)))
     run.place = await _with_peers(run, cache)
     for rows in (plan.BASE_ROWS, *large):
         await _ensure_rows(run, rows)

@@ -121,6 +121,7 @@ def _add_migrate(migrate: argparse.ArgumentParser) -> None:
     _command(actions, "status", _migrate_status, "what is applied and what is not; fails when the database is behind")
     new = _command(actions, "new", _migrate_new, "write an empty revision file and print its path")
     new.add_argument("name", metavar="NAME", help="a few words on what it does")
+    new.add_argument("--notify", metavar="TABLE", help="make it a trigger that tells the cache of every change to TABLE")
 
 
 def _add_token(token: argparse.ArgumentParser) -> None:
@@ -317,7 +318,7 @@ def _migrate_new(arguments: argparse.Namespace) -> int:
     from gateway import migrate
 
     with redirect_stdout(sys.stderr):  # Alembic tells what it does; our output is the path alone
-        path = migrate.new_revision(arguments.name)
+        path = migrate.new_revision(arguments.name, arguments.notify)
     say(os.path.relpath(path))
     return 0
 

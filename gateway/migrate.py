@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import msgspec
@@ -31,6 +32,7 @@ from alembic.script.revision import RevisionError
 from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from gateway.cache.listener import CHANNEL
 from gateway.errors import ConfigurationError, did_you_mean
 
 REVISION_ID_FORMAT = "%Y%m%d_%H%M"
@@ -98,15 +100,18 @@ def status(database_url: str) -> Status:
         return Status(current, scripts.get_current_head(), tuple(_described(s) for s in reversed(pending)))
 
 
-def new_revision(name: str) -> Path:
+def new_revision(name: str, notify: str | None = None) -> Path:
     """Write an empty revision after the last one and give its path; `name` becomes the file's name and first line.
 
-    Needs no database. Raises ConfigurationError for a name without a letter or digit, or one past 60 characters.
+    With `notify`, a table's name, the revision is whole: it makes a trigger that tells the gateway's cache of every statement
+    that changes that table, whoever sends it. Needs no database. Raises ConfigurationError for a name without a letter or
+    digit, or one past 60 characters, and for what is no table's name.
     """
     _, scripts = _environment("")
     words = _words(name)
+    bodies: dict[str, Any] = {"upgrades": "", "downgrades": ""} if notify is None else _notify_bodies(notify)
     with _mistakes_told(scripts):
-        script = scripts.generate_revision(_next_id(scripts, datetime.now(UTC)), words.capitalize() + ".")
+        script = scripts.generate_revision(_next_id(scripts, datetime.now(UTC)), words.capitalize() + ".", **bodies)
     if script is None:
         raise ConfigurationError(f"the revision for {name!r} was written, but cannot be read back")
     return Path(script.path)
@@ -210,6 +215,39 @@ def _words(name: str) -> str:
     if not words or len(words) > MAX_NAME_LENGTH:
         raise ConfigurationError(f"a revision's name takes 1 to {MAX_NAME_LENGTH} letters and digits, got {name!r}")
     return words
+
+
+NOTIFY_UPGRADE = '''op.execute(
+        """
+        CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            PERFORM pg_notify('{channel}', TG_TABLE_SCHEMA || '.' || TG_TABLE_NAME);
+            RETURN NULL;
+        END
+        $$
+        """
+    )
+    op.execute(
+        """
+        CREATE TRIGGER tell_cache AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON {table}
+        FOR EACH STATEMENT EXECUTE FUNCTION {function}()
+        """
+    )'''
+NOTIFY_DOWNGRADE = """op.execute('DROP TRIGGER tell_cache ON {table}')
+    op.execute('DROP FUNCTION {function}()')"""
+
+
+def _notify_bodies(table: str) -> dict[str, str]:
+    """What a revision does that makes the trigger on `table`, and that takes it away."""
+    parts = table.split(".")
+    if len(parts) > 2 or not all(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,62}", part) for part in parts):
+        raise ConfigurationError(f"--notify takes a table's name, such as products or shop.products, got {table!r}")
+    named = {
+        "channel": CHANNEL,
+        "table": ".".join(f'"{part}"' for part in parts),
+        "function": ".".join(f'"{part}"' for part in (*parts[:-1], f"{parts[-1][:52]}_tell_cache")),
+    }
+    return {"upgrades": NOTIFY_UPGRADE.format(**named), "downgrades": NOTIFY_DOWNGRADE.format(**named)}
 
 
 def _next_id(scripts: ScriptDirectory, now: datetime) -> str:

@@ -82,6 +82,7 @@ class Alone(Off):
         self._heard = heard
         self._gap_seconds = 2 * look_seconds
         self._last_look = NEVER
+        self._has_looked = asyncio.Event()
         self._listener = Listener(connect, self, timeout_seconds=look_seconds, look_seconds=look_seconds)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -99,6 +100,7 @@ class Alone(Off):
 
     def looked(self, sent: float, received: float, _others: int, _held: bool) -> None:
         """Throws everything away where nothing could be heard for a while."""
+        self._has_looked.set()
         if received - self._last_look > self._gap_seconds:
             task = asyncio.get_running_loop().create_task(self._store.clear())
             self._tasks.add(task)
@@ -108,6 +110,10 @@ class Alone(Off):
     def start(self) -> None:
         """Begins to listen."""
         self._listener.start()
+
+    async def wait_until_trusted(self, seconds: float) -> None:
+        """Waits until it listens, or for so long."""
+        await _wait(self._has_looked, seconds)
 
     async def stop(self) -> None:
         """Ends it."""
@@ -277,9 +283,7 @@ class Keeper:
 
     async def wait_until_trusted(self, seconds: float) -> None:
         """Waits for the first licence, or for so long."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._first_licence.wait()
+        await _wait(self._first_licence, seconds)
 
     async def stop(self) -> None:
         """Ends it all."""
@@ -287,3 +291,9 @@ class Keeper:
         if self._mending is not None:
             self._mending.cancel()
             await asyncio.wait([self._mending])
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()

@@ -193,7 +193,7 @@ def postgres_session(url: str, name: str) -> Connect:
             url,
             timeout=CONNECT_TIMEOUT_SECONDS,
             statement_cache_size=0,
-            server_settings={"application_name": f"{name} cache", **SESSION},
+            server_settings={"application_name": name, **SESSION},
         )
         try:
             await connection.add_listener(CHANNEL, lambda *told: heard(str(told[3])))

@@ -172,8 +172,8 @@ class RedisStore:
         self.is_up = True
 
     async def probe(self) -> None:
-        """Raises StoreDown where Redis is not well."""
-        await self._must([("PING",)])
+        """Raises StoreDown where Redis is not well, or does not take what a look asks: several keys at once."""
+        await self._must([("MGET", self._epoch, f"{self._token}probe")])
         self.is_up = True
 
     async def close(self) -> None:

@@ -91,8 +91,6 @@ class Redis:
 
     def _one(self, command: Command) -> Any:
         match command:
-            case ("PING",):
-                return b"PONG"
             case ("MGET", *names):
                 return [self.data.get(str(name)) for name in names]
             case ("SET", str(name), bytes(value), *options):
@@ -182,7 +180,8 @@ class SimulatedSession:
         self._open = True
 
     async def look(self) -> int:
-        return await self._ask(lambda: len(self._postgres.holders - {self}))
+        others: int = await self._ask(lambda: len(self._postgres.holders - {self}))
+        return others
 
     async def hold(self) -> None:
         await self._ask(lambda: self._postgres.holders.add(self))

@@ -241,7 +241,7 @@ class Valkey:
         return self.url.removeprefix("unix://")
 
     async def ask(self, *command: str) -> Any:
-        client = Redis.from_url(self.url)
+        client: Any = Redis.from_url(self.url)
         try:
             return await client.execute_command(*command)
         finally:

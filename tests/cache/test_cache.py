@@ -56,7 +56,7 @@ async def nowhere(_heard: Callable[[str], None]) -> Session:
 
 
 def a_cache(store: MemoryStore | None = None, clock: Clock | None = None, doubt_seconds: float = 0.0) -> Cache:
-    store = store or MemoryStore()
+    store = MemoryStore() if store is None else store
     keeper = Alone(store, nowhere, lambda _table: None)
     return Cache(store, keeper, harmless=(Violation,), clock=clock or Clock(), doubt_seconds=doubt_seconds)
 

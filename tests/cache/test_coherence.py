@@ -102,15 +102,14 @@ async def _live(world: World, faults: tuple[Callable[[World], Awaitable[None]], 
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
     next_fault = loop.time() + 0.3
-    trouble: set[asyncio.Task[None]] = set()
+    trouble: set[asyncio.Future[None]] = set()
     while loop.time() < end:
         process = world.chance.choice(world.processes)
         row = world.chance.choice(ROWS)
         process.request(process.write(row) if world.chance.random() < 0.08 else process.read(row))
         if faults and loop.time() > next_fault:
             next_fault = loop.time() + world.chance.uniform(0.05, 1.5)
-            task = loop.create_task(world.chance.choice(faults)(world))  # type: ignore[arg-type]
-            trouble.add(task)
+            trouble.add(asyncio.ensure_future(world.chance.choice(faults)(world)))
         await asyncio.sleep(world.chance.choice((0.0, 0.001, 0.01, 0.02)))
     await asyncio.gather(*trouble)
     await world.end()

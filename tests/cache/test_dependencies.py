@@ -33,7 +33,7 @@ def public(*names: str) -> tuple[str, ...]:
     return tuple(sorted(f"public.{name}" for name in names))
 
 
-def read(database_url: str, schema: str = "") -> Dependencies:
+def read(database_url: str, schema: str = "SELECT") -> Dependencies:
     async def run() -> Dependencies:
         connection = await asyncpg.connect(database_url)
         try:

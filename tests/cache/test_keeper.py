@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +14,8 @@ import pytest
 from gateway import embedded
 from gateway.cache.cache import Cache, Choice, make_cache
 from gateway.cache.dependencies import read_dependencies
-from gateway.cache.keeper import HOLD_SECONDS
+from gateway.cache.keeper import HOLD_SECONDS, Alone
+from gateway.cache.memory_store import MemoryStore
 from gateway.cache.store import Key
 from gateway.errors import Unavailable
 
@@ -23,7 +23,8 @@ TABLES = ("public.things",)
 A = Key("a", b"whole a")
 NO_REDIS = "redis://127.0.0.1:1"
 PATIENT_SECONDS = 30.0
-LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+HERE = "(SELECT oid FROM pg_database WHERE datname = current_database())"
+LOCKS = f"SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = {HERE}"
 
 
 async def until(true: Callable[[], bool]) -> None:
@@ -32,21 +33,29 @@ async def until(true: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
+async def until_kept(cache: Cache, key: Key, table: str) -> None:
+    async with asyncio.timeout(PATIENT_SECONDS):
+        while (await cache.read(key, (table,), answer, 60)).outcome != "hit":
+            await asyncio.sleep(0.01)
+
+
 async def answer() -> bytes:
     return b"body"
 
 
 @asynccontextmanager
-async def cache_of(database_url: str, redis_url: str | None, kind: Any = "redis") -> AsyncIterator[Cache]:
+async def cache_of(
+    database_url: str, redis_url: str | None, kind: Any = "redis", ready_seconds: float = 0
+) -> AsyncIterator[Cache]:
     """A cache as the composition root makes it."""
     cache = make_cache(
         Choice(kind, ""),
         database_url=database_url,
         redis_url=redis_url,
-        name="test",
+        name="the cache",
         dependencies=await read_dependencies(database_url),
     )
-    await cache.start(0)
+    await cache.start(ready_seconds)
     try:
         yield cache
     finally:
@@ -75,8 +84,7 @@ def test_a_process_trusts_the_store_once_it_has_looked(database_url: str, redis_
 
 def test_start_waits_until_the_cache_can_be_trusted(database_url: str, redis_url: str) -> None:
     async def run() -> None:
-        async with cache_of(database_url, redis_url) as cache:
-            await cache.start(PATIENT_SECONDS)
+        async with cache_of(database_url, redis_url, ready_seconds=PATIENT_SECONDS) as cache:
             assert cache.is_trusted
 
     asyncio.run(run())
@@ -150,7 +158,7 @@ def test_a_lock_that_is_lost_is_taken_again_before_a_write_is_acknowledged(datab
         async with cache_of(database_url, NO_REDIS) as cache, connected(database_url) as connection:
             async with cache.writing(TABLES):
                 pass
-            ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'test cache'"
+            ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'the cache'"
             await connection.execute(f"{ended} AND datname = current_database()")
             async with cache.writing(TABLES):
                 pass
@@ -165,7 +173,7 @@ def test_without_redis_and_without_postgresql_a_write_is_not_acknowledged(databa
             Choice("redis", ""),
             database_url=database_url.replace("host=", "host=/nowhere"),
             redis_url=NO_REDIS,
-            name="test",
+            name="the cache",
             dependencies=await read_dependencies(database_url),
         )
         cache._keeper._settle_seconds = 0.2  # type: ignore[attr-defined]
@@ -195,34 +203,22 @@ def test_a_change_that_a_trigger_tells_of_kills_what_was_made_from_its_table(
     async def run() -> None:
         async with connected(database_url) as connection:
             await connection.execute(TRIGGER)
-            async with cache_of(database_url, redis_url, kind) as cache:
-                await until(lambda: cache.is_trusted)
+            async with cache_of(database_url, redis_url, kind, PATIENT_SECONDS) as cache:
+                await asyncio.sleep(0.05)  # it begins by throwing everything away
                 parts, users = Key("parts", b"parts"), Key("users", b"users")
-
-                async def is_gone() -> bool:
-                    return (await cache.read(parts, ("public.parts",), answer, 60)).outcome == "miss"
-
-                await is_gone()
+                for key, table in ((parts, "public.parts"), (users, "public.users")):
+                    assert (await cache.read(key, (table,), answer, 60)).outcome == "miss"
+                    await until_kept(cache, key, table)
+                await connection.execute("INSERT INTO things VALUES (1)")
                 async with asyncio.timeout(PATIENT_SECONDS):
-                    while True:  # the listener may only just have begun
-                        await cache.read(users, ("public.users",), answer, 60)
-                        await connection.execute("INSERT INTO things SELECT count(*) FROM things")
-                        await asyncio.sleep(0.05)
-                        if await is_gone():
-                            break
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(0.3):
-                        while True:
-                            assert (await cache.read(users, ("public.users",), answer, 60)).outcome == "hit"
-                            await asyncio.sleep(0.02)
+                    while (await cache.read(parts, ("public.parts",), answer, 60)).outcome == "hit":
+                        await asyncio.sleep(0.01)
+                assert (await cache.read(users, ("public.users",), answer, 60)).outcome == "hit"
 
     asyncio.run(run())
 
 
 def test_a_memory_that_could_not_listen_for_a_while_forgets_everything() -> None:
-    from gateway.cache.keeper import Alone
-    from gateway.cache.memory_store import MemoryStore
-
     async def run() -> None:
         async def nowhere(_heard: Callable[[str], None]) -> Any:
             raise OSError

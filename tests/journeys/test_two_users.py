@@ -655,7 +655,7 @@ def test_answers_that_are_kept_or_made_together_are_each_callers_own(court: Cour
     asked = [
         (caller, request)
         for caller in court.callers
-        for request in court.reads(caller, court.visible(caller))[:: len(court.callers) + 1]
+        for request in court.reads(caller, court.visible(caller))[:: 2 * len(court.callers) + 3]
         if ("count", "estimated") not in request.query
     ]
     alone = [court.ask(caller, request) for caller, request in asked]
@@ -686,6 +686,29 @@ def test_a_cursor_made_by_an_admin_opens_nothing_for_others(court: Court) -> Non
                 if response.status_code == 200:
                     hidden = court.tables.everything()[resource.name].keys() - court.visible(caller)[resource.name]
                     assert not hidden, (caller.name, request)
+
+
+def test_document_of_a_caller_tells_of_what_they_may_use_and_of_nothing_else(court: Court) -> None:
+    body = tuple(JSON.items())
+    for caller in (Caller("admin", None, "bob", court.admin), *court.callers):
+        document = court.ask(caller, Request("GET", "/api/v1/openapi.json"))
+        told_of = {(path, method) for path, methods in document.json()["paths"].items() for method in methods}
+        for name, resource in court.resources.items():
+            path = f"/api/{resource.version}/{name}"
+            asked = {
+                "get": court.ask(caller, Request("GET", path)),
+                "post": court.ask(caller, Request("POST", path, (), [], body)),
+                "patch": court.ask(caller, Request("PATCH", f"{path}/nothing", (), [], body)),
+                "delete": court.ask(caller, Request("DELETE", f"{path}/nothing")),
+            }
+            for method, response in asked.items():
+                allowed = response.status_code not in (401, 403)
+                places = {place for place, of in told_of if of == method and (place == path or place.startswith(f"{path}/"))}
+                assert bool(places) == allowed, (caller.name, name, method)
+            for field in resource.fields.values():
+                if field.hidden:
+                    assert f'"{field.name}"' not in document.text, (caller.name, field.name)
+                    assert f'"{field.column}"' not in document.text, (caller.name, field.column)
 
 
 def test_no_write_touches_what_is_the_others_or_tells_of_it(court: Court) -> None:
