@@ -30,6 +30,7 @@ SAMPLE = 20_000
 
 
 async def load() -> bytes:
+    await asyncio.sleep(0)
     return BODY
 
 

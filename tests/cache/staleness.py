@@ -325,7 +325,13 @@ async def trial(
                     await asyncio.create_subprocess_exec(sys.executable, __file__, *arguments, stdout=asyncio.subprocess.PIPE)
                 )
             trouble = Trouble(valkey, proxies, random.Random(seed))
-            await trouble.go_on(lambda: sum(numbers[READS : READS + WORKERS]) >= reads, rest_seconds)
+
+            def is_enough() -> bool:
+                if any(worker.returncode is not None for worker in workers):
+                    raise RuntimeError("a worker has ended before it was told to")
+                return sum(numbers[READS : READS + WORKERS]) >= reads
+
+            await trouble.go_on(is_enough, rest_seconds)
             await asyncio.sleep(rest_seconds)
             numbers[STOP] = 1
             told = [(await worker.communicate())[0] for worker in workers]
