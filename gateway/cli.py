@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import re
 import signal
@@ -38,9 +39,16 @@ DEV_RATE_LIMIT = "6000/minute"
 STOP_TIMEOUT_SECONDS = 15.0
 
 
+LASTING = ("serve", "dev")
+"""Commands that go on until they are stopped, and log."""
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command and give its exit status. Raises SystemExit for `--help` and for arguments that cannot be parsed."""
     arguments = _parser().parse_args(argv)
+    if arguments.command not in LASTING:
+        # Ctrl-C leaves futures behind that nobody waits for; what asyncio says of them on its way out helps no user.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     stopped_by = [signal.SIGINT]
     try:
         with _stoppable(stopped_by):

@@ -486,6 +486,7 @@ def test_a_caller_that_is_cancelled_in_the_middle_of_a_statement_throws_the_conn
             running = asyncio.create_task(database.fetch("SELECT pg_sleep(30)", ()))
             await until(lambda: len(pool._in_use) == 1)
             (connection,) = pool._in_use
+            await asyncio.sleep(0.1)  # the connection is handed over before the statement is on its way
             running.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await running
