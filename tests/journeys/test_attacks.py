@@ -408,7 +408,7 @@ def test_a_resource_may_have_more_time_or_less(hurried: httpx.Client) -> None:
 
 def test_a_full_pool_is_503_and_is_free_again(hurried: httpx.Client) -> None:
     # Of different shapes, for requests of one shape share a statement.
-    shapes = "gt]=0 gte]=0 lt]=9 lte]=9 ne]=99 in]=1,2 nin]=99 between]=1,9 null]=false eq]=1".split()
+    shapes = ["gt]=0", "gte]=0", "lt]=9", "lte]=9", "ne]=99", "in]=1,2", "nin]=99", "between]=1,9", "null]=false", "eq]=1"]
     statuses = at_once(10, lambda number: hurried.get(f"/api/v1/slow?id[{shapes[number]}"))
     assert statuses == {408: 2, 503: 8}
     response = hurried.get("/api/v1/things?limit=1")
