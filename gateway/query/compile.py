@@ -307,6 +307,8 @@ def _comparison(node: Comparison, field: Field, parameters: _Parameters) -> str:
         key = parameters.next() + ("::text[]" if operator.arity == "list" else "::text")
         return f"({operator.json_sql.format(x=f'{column}::jsonb', a=key)})"
     operands = [_operand(operator, field.type, parameters) for _ in range(_OPERANDS[operator.arity])]
+    if field.type.family is Family.JSON:
+        column = f"({column} #>> '{{}}')"  # JSON's own null is shown as null, so it counts as one
     if field.type.family is Family.OTHER:
         column = f"{column}::text"  # SQL calls a composite value null when all its parts are
     if field.type.array and operands:

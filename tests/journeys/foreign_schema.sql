@@ -110,7 +110,7 @@ INSERT INTO beyond_sending VALUES
     (1, 'NaN', 'NaN', 'NaN', 'infinity', 'infinity', 'infinity', 'infinity', '{NaN,Infinity,NULL}', '{{1,2},{3,NULL}}', '{"a": 1, "a": 2}'),
     (2, 'Infinity', 'Infinity', 'Infinity', '-infinity', '-infinity', '-infinity', '-infinity', '{}', '{1,2}', ' [1.0, 1e400] '),
     (3, '-Infinity', '-Infinity', '-Infinity', '0044-03-15 BC', '0044-03-15 12:00 BC', '0044-03-15 12:00 BC', '-1 year 2 days -3:04:05.06',
-     '{-Infinity}', NULL, NULL),
+     '{-Infinity}', NULL, 'null'),
     (4, 1e-400, '1e-45', '5e-324', '99999-12-31', '99999-12-31 23:59', '99999-12-31 23:59', '178000000 years', '{1e308}', '{}', '"text"'),
     (5, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL);
 

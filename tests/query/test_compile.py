@@ -141,7 +141,7 @@ FILTERS: list[tuple[str, str, tuple[object, ...]]] = [
     ("period[null]=true", '(t."period" IS NULL)', ()),
     ("bits[null]=true", '(t."bits" IS NULL)', ()),
     ("place[null]=true", '(t."place"::text IS NULL)', ()),
-    ("doc[null]=true", '(t."doc" IS NULL)', ()),
+    ("doc[null]=true", """((t."doc" #>> '{}') IS NULL)""", ()),
     ("tags[null]=true", '(t."tags" IS NULL)', ()),
     ("price[between]=10.50,20", '(t."price" BETWEEN $1::text::numeric AND $2::text::numeric)', ("10.50", "20")),
     ("name[between]=a%20lamp,b", '(t."name" BETWEEN $1::text AND $2::text)', ("a lamp", "b")),
@@ -206,7 +206,7 @@ FILTERS: list[tuple[str, str, tuple[object, ...]]] = [
     ("name=a+b%2Bc", '(t."name" = $1::text)', ("a b+c",)),
     ("name=", '(t."name" = $1::text)', ("",)),
     ("name[null]=false", '(t."name" IS NOT NULL)', ()),
-    ("doc[null]=false", '(t."doc" IS NOT NULL)', ()),
+    ("doc[null]=false", """((t."doc" #>> '{}') IS NOT NULL)""", ()),
     ("doc.color=red", '((t."doc" #>> $1::text[]) = $2::text)', (["color"], "red")),
     ("doc.size[ne]=10", '((t."doc" #>> $1::text[]) <> $2::text)', (["size"], "10")),
     (
