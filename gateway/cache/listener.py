@@ -133,20 +133,24 @@ class Listener:
         self._kicked.set()
 
     async def _run(self) -> None:
+        """Session after session. Nothing ends it but `stop`: without it no write could be settled that Redis took no note of."""
         while True:
             try:
-                async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
-                    session = await self._connect(self._audience.heard)
+                await self._live()
             except FAULTS as fault:
                 self._told(fault)
-            else:
-                try:
-                    await self._attend(session)
-                except FAULTS as fault:
-                    self._told(fault)
-                finally:
-                    await asyncio.shield(session.close())
+            except Exception:
+                logger.exception("cache: the connection to PostgreSQL failed")
             await asyncio.sleep(RETRY_SECONDS)
+
+    async def _live(self) -> None:
+        """One session, which ends with a fault."""
+        async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
+            session = await self._connect(self._audience.heard)
+        try:
+            await self._attend(session)
+        finally:
+            await asyncio.shield(session.close())
 
     async def _attend(self, session: Session) -> None:
         """Looks again and again, and holds the lock while the audience wants it. Ends with a fault."""
@@ -182,7 +186,8 @@ class Listener:
             )
 
 
-FAULTS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+FAULTS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""How a session can end. The last is what asyncpg raises for a statement that is sent in the moment its connection is lost."""
 
 
 def postgres_session(url: str, name: str) -> Connect:

@@ -14,8 +14,10 @@ import pytest
 from gateway import embedded
 from gateway.cache.cache import Cache, Choice, make_cache
 from gateway.cache.dependencies import read_dependencies
-from gateway.cache.keeper import HOLD_SECONDS, Alone
+from gateway.cache.keeper import HOLD_SECONDS, Alone, Keeper
+from gateway.cache.listener import Session, postgres_session
 from gateway.cache.memory_store import MemoryStore
+from gateway.cache.redis_store import RedisLink, RedisStore
 from gateway.cache.store import Key
 from gateway.errors import Unavailable
 
@@ -163,6 +165,49 @@ def test_a_lock_that_is_lost_is_taken_again_before_a_write_is_acknowledged(datab
             async with cache.writing(TABLES):
                 pass
             assert await connection.fetchval(LOCKS) == 1
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        asyncpg.ConnectionDoesNotExistError("gone"),
+        asyncpg.InternalClientError("cannot switch to state 15; another operation (2) is in progress"),
+        TimeoutError(),
+        ZeroDivisionError("unforeseen"),
+    ],
+    ids=lambda fault: type(fault).__name__,
+)
+def test_a_session_that_ends_with_whatever_fault_is_followed_by_another(fault: Exception, database_url: str) -> None:
+    """Each session but the last raises the fault at its second look, as one does whose backend is ended."""
+
+    async def run() -> None:
+        real, sessions = postgres_session(database_url, "the cache"), 0
+
+        class Failing:
+            def __init__(self, session: Session, fails: bool) -> None:
+                self._session, self._fails, self._looks = session, fails, 0
+                self.hold, self.release, self.close = session.hold, session.release, session.close
+
+            async def look(self) -> int:
+                self._looks += 1
+                if self._fails and self._looks > 1:
+                    raise fault
+                return await self._session.look()
+
+        async def connect(heard: Callable[[str], None]) -> Session:
+            nonlocal sessions
+            sessions += 1
+            return Failing(await real(heard), sessions < 3)
+
+        keeper = Keeper(RedisStore(RedisLink(NO_REDIS), "1"), connect, lambda _table: None)
+        keeper.start()
+        try:
+            await until(lambda: sessions == 3)
+            await keeper.settle()
+        finally:
+            await keeper.stop()
 
     asyncio.run(run())
 
