@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import msgspec
 import uvicorn
 from starlette.applications import Starlette
@@ -29,12 +29,12 @@ from gateway.cache.dependencies import read_dependencies
 from gateway.catalog.build import build, table_name
 from gateway.catalog.model import Catalog
 from gateway.database.execute import Database
-from gateway.database.inspect import read_tables
+from gateway.database.inspect import FAULTS, read_tables, unreadable
 from gateway.database.pool import Pool, PoolOptions
 from gateway.database.sqlstate import Violation
 from gateway.definitions.load import load_directory
 from gateway.definitions.model import Fault, Loaded
-from gateway.errors import ConfigurationError, GatewayError
+from gateway.errors import ConfigurationError, GatewayError, Unavailable, Unreachable
 from gateway.guards.grants import Policy, Unrestricted
 from gateway.guards.jwks import Jwks, JwksOptions
 from gateway.guards.policy import STANDARD_CLAIMS, AccessRow, access_table, access_warnings, check_access
@@ -57,6 +57,8 @@ logger = logging.getLogger("gateway")
 
 DOTENV = Path(".env")
 HEALTH_TIMEOUT_SECONDS = 2.0
+COMING_UP_SECONDS = 0.25
+"""Between two looks for a database that has not been seen since the start."""
 DOCS_POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -168,7 +170,8 @@ class Gateway:
         self.cache: Cache | None = None
         self.limiter = RateLimiter(settings.rate_limit, settings.redis_url)
         self.jwks, verifier = _tokens(settings)
-        self._serving = self._serve_from(Catalog({}, {}))
+        self._coming_up: asyncio.Task[None] | None = None
+        self._serving = self._serve_from(Catalog({}, {}, is_built=False))
         admission = Admission(self.limiter, verifier, settings.auth_issuer or "", trusted_networks(settings.trusted_proxies))
         always = SECURITY if verifier is None else (*SECURITY, *PRIVATE)
         self.request_log = RequestLog(settings.service_name) if settings.log_level in ("debug", "info") else None
@@ -185,24 +188,53 @@ class Gateway:
             await self._other(scope, receive, send)
 
     async def start(self) -> None:
-        """Builds the catalog and opens the pool. Raises ConfigurationError."""
-        catalog, faults = await assemble(self.settings)
-        for fault in faults:
-            logger.error("resource file: %s", fault)
-        for (version, name), reason in catalog.broken.items():
-            logger.error("not served: %s/%s: %s", version, name, reason)
-        try:
-            await self.pool.open()
-            await self._open_cache()
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, GatewayError) as fault:
-            raise ConfigurationError(f"DATABASE_URL: no connection: {fault}") from fault
+        """Builds the catalog and opens the pool, or, where the database does not answer, goes on trying in the background: then
+        nothing is ready, and every resource is 503. Raises ConfigurationError for what time will not mend."""
         await self.limiter.start()
         if self.jwks is not None:
             await self.jwks.start()
+        try:
+            await self.rebuild()
+        except Unreachable as fault:
+            logger.warning("not ready, for the database does not answer; it is looked for until it does: %s", fault)
+            self._coming_up = asyncio.get_running_loop().create_task(self._come_up(str(fault)))
+
+    async def rebuild(self) -> None:
+        """Builds a catalog from the files and the database, beside the one that is served, and puts it in that one's place.
+
+        Raises ConfigurationError, and then nothing has changed; Unreachable where the database does not answer.
+        """
+        catalog, faults = await assemble(self.settings)
+        try:
+            await self.pool.open()
+            await self._open_cache()
+        except FAULTS as fault:
+            raise unreadable(fault) from fault
         self._serving = self._serve_from(catalog)
+        for told in faults:
+            logger.error("resource file: %s", told)
+        for (version, name), reason in catalog.broken.items():
+            logger.error("not served: %s/%s: %s", version, name, reason)
+
+    async def _come_up(self, told: str) -> None:
+        """Builds the first catalog as soon as the database lets us. What is told once is not told again."""
+        while not self.catalog.is_built:
+            await asyncio.sleep(COMING_UP_SECONDS)
+            try:
+                await self.rebuild()
+            except ConfigurationError as fault:
+                if str(fault) != told:
+                    told = str(fault)
+                    logger.warning("not ready: %s", told)
+            except Exception:
+                logger.exception("not ready: the catalog could not be built")
+        logger.warning("ready: the database has been reached")
 
     async def stop(self) -> None:
         """Closes the pool, waiting a bounded time for statements that run, and what else is open."""
+        if self._coming_up is not None:
+            self._coming_up.cancel()
+            await asyncio.wait([self._coming_up])
         await self.pool.close()
         if self.cache is not None:
             await self.cache.stop()
@@ -214,17 +246,19 @@ class Gateway:
 
     async def _open_cache(self) -> None:
         """The cache that the settings allow. It need not be trusted yet when requests come: then the database answers."""
+        if self.cache is not None:
+            self.cache.dependencies = await read_dependencies(database_url(self.settings))
+            return
         choice = choose(self.settings.workers, self.settings.redis_url)
         logger.info(choice.sentence)
         if choice.kind == "off":
             return
-        url = database_url(self.settings)
         self.cache = make_cache(
             choice,
-            database_url=url,
+            database_url=database_url(self.settings),
             redis_url=self.settings.redis_url,
             name=f"{self.settings.service_name} cache",
-            dependencies=await read_dependencies(url),
+            dependencies=await read_dependencies(database_url(self.settings)),
             harmless=(Violation,),
         )
         await self.cache.start()
@@ -240,6 +274,8 @@ class Gateway:
 
         def document_of(version: str, caller: Caller | None) -> Response | None:
             """What this caller may use; None for a version that does not exist. That of callers without a token is kept."""
+            if not catalog.is_built:
+                raise Unavailable("The database has not been reached yet.")
             if version not in catalog.versions:
                 return None
             if caller is None and version in documents:
@@ -301,6 +337,8 @@ class Gateway:
             return False, error.message
         except TimeoutError:
             return False, f"no answer within {HEALTH_TIMEOUT_SECONDS:g} s"
+        if not self.catalog.is_built:
+            return False, "answers, but the resources could not be read from it yet; the log says why"
         return True, "answers"
 
 
@@ -326,7 +364,8 @@ def serve(settings: Settings) -> None:
     """
     check_startable(settings)
     _configure_logging(settings)
-    asyncio.run(assemble(settings))  # what would stop every process stops the start, once
+    with contextlib.suppress(Unreachable):  # which each process waits for to end
+        asyncio.run(assemble(settings))  # what would stop every process stops the start, once
     if settings.auth == "off":
         logger.warning("AUTH=off: every caller may read and change everything")
     if settings.workers > 1:

@@ -18,6 +18,7 @@
     └── Unavailable            503 UNAVAILABLE
 
     ConfigurationError         a mistake of the operator or the schema author; stops a command, never reaches HTTP
+    └── Unreachable            the database does not answer; `serve` starts without it and waits
 
 It knows no HTTP library and no driver. A message is for the caller: it names no table, constraint, SQL or exception.
 """
@@ -154,6 +155,10 @@ ERRORS: tuple[type[GatewayError], ...] = (
 
 class ConfigurationError(Exception):
     """A mistake in settings, resource files or migrations. `str()` is one clear line (or one a fault) for stderr."""
+
+
+class Unreachable(ConfigurationError):
+    """The database does not answer now. It may be a mistake in its address, but time alone may mend it."""
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:

@@ -94,6 +94,8 @@ class Pipeline:
             return resource
         if place in self.catalog.broken:
             raise Unavailable(f'The resource "{name}" is not served: its definition has faults.', retry_after_seconds=60)
+        if not self.catalog.is_built:
+            raise Unavailable("The database has not been reached yet.")
         raise NotFound("There is no such resource.")
 
     async def list_rows(self, resource: Resource, request: ListRequest, grant: Grant = EVERYTHING) -> Page:

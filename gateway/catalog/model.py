@@ -174,6 +174,8 @@ class Catalog(msgspec.Struct, frozen=True, eq=False):
 
     resources: Mapping[tuple[str, str], Resource]
     broken: Mapping[tuple[str, str], str]
+    is_built: bool = True
+    """False while the database has not been seen yet: then nobody can say which resources there are."""
 
     @property
     def versions(self) -> tuple[str, ...]:

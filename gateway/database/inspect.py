@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import asyncpg
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from gateway.catalog.reflect import Reflection, TableName, reflect
-from gateway.errors import ConfigurationError
+from gateway.errors import ConfigurationError, Unreachable
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 
 
 async def read_tables(url: str, names: Collection[TableName]) -> Reflection:
-    """Reflects the named tables. Raises ConfigurationError where the database cannot be reached or read."""
+    """Reflects the named tables. Raises Unreachable where the database does not answer, ConfigurationError where it cannot be
+    read."""
 
     async def connect() -> asyncpg.Connection[asyncpg.Record]:
         connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_SECONDS)
@@ -26,8 +27,29 @@ async def read_tables(url: str, names: Collection[TableName]) -> Reflection:
     try:
         async with engine.connect() as connection:
             return await connection.run_sync(reflect, names)
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, SQLAlchemyError) as fault:
-        reason = str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__
-        raise ConfigurationError(f"DATABASE_URL: the database cannot be read: {reason}") from fault
+    except FAULTS as fault:
+        raise unreadable(fault) from fault
     finally:
         await engine.dispose()
+
+
+FAULTS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, SQLAlchemyError)
+"""What connecting and reading can raise."""
+
+UNREACHABLE = ("08", "53", "57P", "58")
+"""SQLSTATE classes of a server that is away, full, or starting or stopping. A wrong password or name is none of them."""
+
+
+def unreadable(fault: BaseException) -> ConfigurationError:
+    """One of FAULTS as ours: Unreachable where it may pass by itself."""
+    reason = str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__
+    kind = Unreachable if _may_pass(fault) else ConfigurationError
+    return kind(f"DATABASE_URL: the database cannot be read: {reason}")
+
+
+def _may_pass(fault: BaseException) -> bool:
+    if isinstance(fault, DBAPIError) and fault.orig is not None:  # a connection that was lost in the middle of reading
+        fault = fault.orig.__cause__ or fault.orig
+    if isinstance(fault, asyncpg.PostgresError):
+        return (fault.sqlstate or "").startswith(UNREACHABLE)
+    return isinstance(fault, OSError | TimeoutError | asyncpg.InternalClientError)

@@ -69,6 +69,7 @@ class Pool:
         self._openings: set[asyncio.Task[None]] = set()
         self._waiting: dict[asyncio.Future[Connection], None] = {}  # in order of arrival; a dict, for who leaves the line early
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_open = False
         self._closing = False
         self._all_back = asyncio.Event()
 
@@ -88,14 +89,18 @@ class Pool:
         return len(self._waiting)
 
     async def open(self) -> None:
-        """Connects the minimum. Raises the driver's exception where the database cannot be reached."""
+        """Connects the minimum, or as much of it as the server lets us. Raises the driver's exception where nothing could be
+        connected; may be tried again then. Does nothing for a pool that is open.
+        """
+        if self._is_open:
+            return
         opened = await asyncio.gather(*(self._connect() for _ in range(self.options.minimum)), return_exceptions=True)
         now = time.monotonic()
         self._idle += [_Idle(outcome, now) for outcome in opened if not isinstance(outcome, BaseException)]
-        for outcome in opened:
-            if isinstance(outcome, BaseException):
-                await self.close()
-                raise outcome
+        faults = [outcome for outcome in opened if isinstance(outcome, BaseException)]
+        if faults and len(faults) == len(opened):
+            raise faults[0]
+        self._is_open = True
         self._spawn(self._maintain(), self._tasks)
 
     async def close(self, timeout_seconds: float = 5) -> None:
@@ -107,9 +112,9 @@ class Pool:
         for waiter in self._waiting:
             if not waiter.done():
                 waiter.set_exception(Unavailable("The service is stopping."))
-        idle, self._idle = self._idle, []
         for task in self._tasks:
             task.cancel()
+        idle, self._idle = self._idle, []
         await asyncio.gather(*(_say_goodbye(entry.connection) for entry in idle), self._opened())
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._drained(), timeout_seconds)
