@@ -7,14 +7,30 @@ contract's 400 with its envelope, and end the connection.
 
 A request whose head comes in one packet, which is nearly every one, pays for three small Python calls and sets no timer.
 
+uvicorn's way of answering costs more than all that the gateway does for a cached row: two messages, two writes to the socket, two
+regular expressions for each header, and a timer for each answer. So a `Cycle` takes a whole answer too (`respond`), which is one
+write, with the lines of headers that recur made once; and a connection has one keep-alive timer, not one for each answer.
+
 Give it to uvicorn as `http="gateway.http.protocol:HttpProtocol"`, or as the class.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import unquote
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import (
+    HEADER_RE,
+    HEADER_VALUE_RE,
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from gateway.errors import GatewayError, Problem, ValidationFailed
 from gateway.http.edge import CLOSE, MAX_HEAD_BYTES, MAX_HEADERS, SECURITY, head_too_large
@@ -22,6 +38,121 @@ from gateway.http.requests import read_headers
 from gateway.http.responses import Header, problem_response
 
 HEAD_DEADLINE_SECONDS = 10.0
+
+PLAIN_TARGET = re.compile(rb"/[!-\"$->@-~]*(\?[!-\"$-~]*)?")
+"""A path and a query of printable ASCII, which `?` parts. Any other target is left to the parser of URLs."""
+
+BODILESS = frozenset({204, 304})
+"""Statuses whose answers have neither body nor length (RFC 9110, 8.6)."""
+
+RECURRING = frozenset(
+    [
+        *(b"content-type", b"x-cache", b"vary", b"cache-control", b"ratelimit-policy", b"allow", b"connection"),
+        *(name for name, _ in SECURITY),
+        *(b"access-control-allow-origin", b"access-control-expose-headers"),
+    ]
+)
+"""Headers whose values are few, so that their lines are worth keeping."""
+
+MAX_KEPT_LINES = 500
+CLOSING_LINE = b"connection: close\r\n"
+
+_lines: dict[Header, bytes] = {}
+
+
+def _parts(target: bytes) -> tuple[bytes, bytes]:
+    """A request target's path and query. Raises what the parser of URLs does."""
+    if PLAIN_TARGET.fullmatch(target):
+        path, _, query = target.partition(b"?")
+        return path, query
+    parsed = httptools.parse_url(target)
+    return parsed.path, parsed.query or b""
+
+
+def _line(header: Header) -> bytes:
+    """A header as it stands in an answer. Raises ValueError for one that would not stand in a line of its own."""
+    name, value = header
+    if HEADER_RE.search(name) or HEADER_VALUE_RE.search(value):
+        raise ValueError("a header that is none")
+    line = b"%b: %b\r\n" % (name.lower(), value)
+    if name in RECURRING and len(_lines) < MAX_KEPT_LINES:
+        _lines[header] = line
+    return line
+
+
+class _Dated:
+    """The lines of the server's own headers (`date`), made anew when uvicorn makes the headers anew, every second."""
+
+    def __init__(self) -> None:
+        self._headers: list[Header] | None = None
+        self._lines = b""
+
+    def lines(self, headers: list[Header]) -> bytes:
+        """The lines of `headers`."""
+        if headers is not self._headers:
+            self._headers, self._lines = headers, b"".join(map(_line, headers))
+        return self._lines
+
+
+_dated = _Dated()
+
+
+class Cycle(RequestResponseCycle):
+    """A request and its answer. It is given to the application as `send`: it takes ASGI's messages, and whole answers too."""
+
+    async def run_asgi(self, app: Any) -> None:
+        """Runs the application. One that fails, or ends without an answer, is answered for."""
+        try:
+            await app(self.scope, self.receive, self)
+        except BaseException:
+            self.logger.exception("Exception in ASGI application")
+            await self._give_up()
+        else:
+            if not self.response_complete and not self.disconnected:
+                self.logger.error("ASGI callable returned without completing response.")
+                await self._give_up()
+        finally:
+            self.on_response = _nothing  # which refers to the connection, and that to its cycle
+
+    async def _give_up(self) -> None:
+        if self.response_started:
+            self.transport.close()
+        else:
+            await self.send_500_response()
+
+    async def __call__(self, message: Any) -> None:
+        """ASGI's `send`."""
+        await self.send(message)
+
+    async def respond(self, status: int, headers: Iterable[Header], body: bytes) -> None:
+        """Sends a whole answer, with its length. `body` is left out where the request was HEAD.
+
+        Raises ValueError for a header that would not stand in a line of its own, and then has sent nothing.
+        """
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.disconnected:
+            return
+        known = _lines.get
+        parts = [STATUS_LINE[status], _dated.lines(self.default_headers)]
+        parts += [known(header) or _line(header) for header in headers]
+        if CLOSING_LINE in parts:
+            self.keep_alive = False
+        elif not self.keep_alive:
+            parts.append(CLOSING_LINE)
+        if status in BODILESS:
+            parts.append(b"\r\n")
+        else:
+            parts.append(b"content-length: %d\r\n\r\n" % len(body))
+            if self.scope["method"] != "HEAD":
+                parts.append(body)
+        self.response_started = self.response_complete = True
+        self.waiting_for_100_continue = False
+        self.transport.write(b"".join(parts))
+        self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
 
 
 class _NoTrailers(list[Header]):
@@ -32,6 +163,10 @@ class _NoTrailers(list[Header]):
 
 
 _NO_TRAILERS = _NoTrailers()
+
+
+def _nothing() -> None:
+    """Stands for a callback that is not wanted any more."""
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -46,6 +181,7 @@ class HttpProtocol(HttpToolsProtocol):
     _packet_bytes = 0
     _deadline: asyncio.TimerHandle | None = None
     _refusal: GatewayError | None = None
+    _idle_since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -57,22 +193,121 @@ class HttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._packet_bytes = len(data)
-        super().data_received(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.send_400_response("")
+        except httptools.HttpParserUpgrade:
+            pass  # there is none here, whatever else is installed: the request is answered as one that asks for no upgrade
         if self._in_head or self._is_idle():
             self._wait_for_more()
         elif self._deadline is not None:
             self._drop_deadline()
 
+    # What uvicorn's callbacks do for a connection without WebSocket and without a limit of concurrency.
+
     def on_message_begin(self) -> None:
         self._in_head = True
-        super().on_message_begin()
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        if len(self.headers) > MAX_HEADERS or self._head_bytes or self._packet_bytes > self.max_head_bytes:
+        headers = self.headers
+        if len(headers) > MAX_HEADERS or self._head_bytes or self._packet_bytes > self.max_head_bytes:
             self._check_size()
         self._in_head = False
-        super().on_headers_complete()
         self.headers = _NO_TRAILERS
+        parser, before = self.parser, self.cycle
+        version = parser.get_http_version()
+        raw_path, query = _parts(self.url)
+        path = raw_path.decode("ascii")
+        self.scope = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme or "http",
+            "method": parser.get_method().decode("ascii"),
+            "root_path": "",
+            "path": unquote(path) if "%" in path else path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "headers": headers,
+            "state": self.app_state.copy(),
+        }
+        self.cycle = Cycle(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
+
+    def on_body(self, body: bytes) -> None:
+        cycle = self.cycle
+        if cycle.response_complete:
+            return
+        cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
+
+    def on_message_complete(self) -> None:
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.more_body = False
+            cycle.message_event.set()
+
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, application = self.pipeline.pop()
+            self._start_asgi_task(cycle, application)
+            return
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._set_keep_alive(self.timeout_keep_alive)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Closes a connection that was idle for as long as it may be. The timer is not set anew by each answer, so it looks."""
+        self.timeout_keep_alive_task = None
+        if self.transport.is_closing() or self._in_head or not self._is_idle():
+            return  # the end of the answer to come sets it
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._set_keep_alive(left)
+        else:
+            self.transport.close()
+
+    def _set_keep_alive(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        task = self.loop.create_task(cycle.run_asgi(app))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
 
     def send_400_response(self, msg: str) -> None:
         """Refuses what is no HTTP, or what `_refusal` says, and ends the connection.
@@ -85,12 +320,6 @@ class HttpProtocol(HttpToolsProtocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self.transport.close()
-
-    def _should_upgrade_to_ws(self) -> bool:
-        return False  # there is none here, whatever else is installed
-
-    def _unsupported_upgrade_warning(self) -> None:
-        """Says nothing: anybody could fill the log with it. The request is answered as one that asks for no upgrade."""
 
     def _is_idle(self) -> bool:
         """Whether no request waits for its answer."""

@@ -6,13 +6,16 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
+import httptools
 import pytest
 import uvicorn
+from hypothesis import example, given
+from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
-from gateway.http.protocol import HttpProtocol
+from gateway.http.protocol import PLAIN_TARGET, Cycle, HttpProtocol, _parts
 
 GET = b"GET /one HTTP/1.1\r\nHost: here\r\n\r\n"
 PATIENCE_SECONDS = 20
@@ -49,7 +52,7 @@ class Application:
 
 @asynccontextmanager
 async def serving(
-    application: Application, protocol: type[HttpProtocol] = HttpProtocol
+    application: Application | WholeAnswers, protocol: type[HttpProtocol] = HttpProtocol, timeout_keep_alive: int = 5
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A connection to a server of `application`."""
     config = uvicorn.Config(
@@ -60,6 +63,7 @@ async def serving(
         log_config=None,
         access_log=False,
         server_header=False,
+        timeout_keep_alive=timeout_keep_alive,
         timeout_graceful_shutdown=5,
     )
     server = uvicorn.Server(config)
@@ -289,3 +293,171 @@ def test_an_upgrade_is_not_taken_and_the_request_is_answered() -> None:
             assert (await answer(reader))[2]["path"] == "/one"
 
     asyncio.run(run())
+
+
+# --- whole answers -----------------------------------------------------------------------------------------------------
+
+
+class WholeAnswers:
+    """Answers in one piece, as the data path does: with what the test hands it, once `may_answer` is set."""
+
+    def __init__(self, status: int = 200, headers: tuple[tuple[bytes, bytes], ...] = (), body: bytes = b'"whole"') -> None:
+        self.whole = status, headers, body
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.asked: list[str] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.asked.append(scope["path"])
+        await self.may_answer.wait()
+        if scope["path"] == "/messages":
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+            await send({"type": "http.response.body", "body": b"{}"})
+            return
+        await cast("Cycle", send).respond(*self.whole)
+
+
+async def talk(application: WholeAnswers, request: bytes, timeout_keep_alive: int = 5) -> bytes:
+    """All that comes back until the server closes the connection, or for a request that keeps it, until it is idle."""
+    async with serving(application, timeout_keep_alive=timeout_keep_alive) as (reader, writer):
+        writer.write(request)
+        return await reader.read()
+
+
+CLOSE = b"Connection: close\r\n\r\n"
+
+
+def test_a_whole_answer_is_one_with_its_length_its_date_and_its_headers() -> None:
+    application = WholeAnswers(201, ((b"content-type", b"application/json"), (b"location", b"/here")))
+    lines = asyncio.run(talk(application, b"POST / HTTP/1.1\r\n" + CLOSE)).split(b"\r\n")
+    assert lines[0] == b"HTTP/1.1 201 Created"
+    assert lines[1].startswith(b"date: ")
+    assert lines[2:] == [
+        *(b"content-type: application/json", b"location: /here", b"connection: close"),
+        *(b"content-length: 7", b"", b'"whole"'),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("status", "method", "expected"),
+    [(200, b"HEAD", b"content-length: 7\r\n\r\n"), (204, b"GET", b"close\r\n\r\n"), (304, b"GET", b"close\r\n\r\n")],
+)
+def test_an_answer_without_a_body_ends_with_its_head(status: int, method: bytes, expected: bytes) -> None:
+    told = asyncio.run(talk(WholeAnswers(status), method + b" / HTTP/1.1\r\n" + CLOSE))
+    assert told.endswith(expected)
+    assert (b"content-length" in told) == (status == 200)
+
+
+@pytest.mark.parametrize("headers", [((b"connection", b"close"),), ()])
+def test_a_connection_ends_where_one_side_says_so(headers: tuple[tuple[bytes, bytes], ...]) -> None:
+    """By the answer's header, and by HTTP/1.0, which knows no other way; nothing that comes after is answered."""
+    version = b"1.1" if headers else b"1.0"
+    request = b"GET / HTTP/" + version + b"\r\nHost: x\r\n\r\n"
+    told = asyncio.run(talk(WholeAnswers(headers=headers), request + request))
+    assert told.count(b"HTTP/1.1 200") == 1
+    assert told.count(b"connection: close") == 1
+
+
+def test_answers_keep_the_order_of_requests_that_did_not_wait_whichever_way_they_are_sent() -> None:
+    paths = ["/one", "/messages", "/two", "/messages", "/three"]
+    application = WholeAnswers()
+    told = asyncio.run(
+        talk(application, b"".join(f"GET {path} HTTP/1.1\r\n\r\n".encode() for path in paths) + b"GET /end HTTP/1.1\r\n" + CLOSE)
+    )
+    assert application.asked == [*paths, "/end"]
+    assert [part.split(b"\r\n\r\n")[1] for part in told.split(b"HTTP/1.1 200 OK")[1:]] == [
+        *(b'"whole"', b"{}", b'"whole"', b"{}", b'"whole"', b'"whole"')
+    ]
+
+
+@pytest.mark.parametrize("value", [b"a\r\nx-more: 1", b"a\nx-more: 1", b"a\rb", b"a\0b", b"a\x7fb"])
+@pytest.mark.parametrize("name", [b"location", b"vary"])
+def test_a_header_that_would_begin_another_line_is_never_sent(name: bytes, value: bytes) -> None:
+    for headers in (((name, value),), ((b"x-" + value, b"here"),)):
+        told = asyncio.run(talk(WholeAnswers(headers=headers), b"GET / HTTP/1.1\r\n" + CLOSE))
+        assert told.startswith(b"HTTP/1.1 500 ")
+        assert b"x-more" not in told
+
+
+SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n",
+        b"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n",
+        b"Content-Length: 4\r\nContent-Length: 0\r\n",
+        b"Content-Length: 0\r\nContent-Length: 0\r\n",
+        b"Content-Length: +0\r\n",
+        b"Content-Length: 0, 0\r\n",
+        b"Content-Length : 0\r\n",
+        b"Transfer-Encoding: chunked, identity\r\n",
+        b"Transfer-Encoding : chunked\r\n",
+        b"Transfer-Encoding: \x0bchunked\r\n",
+        b"X: y\r\n Transfer-Encoding: chunked\r\n",
+        b"X: y\r\n\tfolded\r\n",
+        b"X: y\nTransfer-Encoding: chunked\r\n",
+    ],
+)
+def test_a_request_whose_end_is_in_doubt_hides_no_other(head: bytes) -> None:
+    """RFC 9112, 6.1 to 6.3 and 5.2: what a proxy in front of us could read otherwise ends the connection."""
+
+    async def run() -> None:
+        application = Application()
+        async with serving(application) as (reader, writer):
+            writer.write(b"POST /post HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n0\r\n\r\n" + SMUGGLED)
+            assert (await answer(reader))[0] == 400
+            assert await ended(reader)
+        assert "/smuggled" not in application.asked
+
+    asyncio.run(run())
+
+
+def test_a_caller_that_asks_is_told_to_go_on() -> None:
+    async def run() -> None:
+        async with serving(Application()) as (reader, writer):
+            writer.write(b"POST /post HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
+            assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            writer.write(b"hello")
+            assert (await answer(reader))[2]["length"] == 5
+
+    asyncio.run(run())
+
+
+def test_a_connection_that_is_idle_for_long_enough_is_closed_and_one_that_works_is_not() -> None:
+    async def run() -> None:
+        application = WholeAnswers()
+        async with serving(application, timeout_keep_alive=1) as (reader, writer):
+            writer.write(GET)
+            assert (await answer(reader))[2] == "whole"
+            application.may_answer.clear()
+            writer.write(GET)
+            await asyncio.sleep(1.5)
+            application.may_answer.set()
+            assert (await answer(reader))[2] == "whole"
+            assert await ended(reader)
+
+    asyncio.run(run())
+
+
+def test_a_client_that_has_left_is_not_answered_and_takes_nothing_with_it() -> None:
+    async def run() -> None:
+        application = WholeAnswers()
+        application.may_answer.clear()
+        async with serving(application) as (_, writer):
+            writer.write(GET)
+            while not application.asked:
+                await asyncio.sleep(0.01)
+            writer.transport.abort()
+            await asyncio.sleep(0.05)
+            application.may_answer.set()
+
+    asyncio.run(run())
+
+
+@given(st.from_regex(PLAIN_TARGET.pattern, fullmatch=True))
+@example(b"//here/there?x?y")
+def test_a_plain_target_is_parted_as_the_parser_of_urls_does(target: bytes) -> None:
+    parsed = httptools.parse_url(target)
+    assert _parts(target) == (parsed.path, parsed.query or b"")
