@@ -33,6 +33,7 @@ from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from gateway.cache.listener import CHANNEL
+from gateway.connect import connect as connect_to
 from gateway.errors import ConfigurationError, did_you_mean
 
 REVISION_ID_FORMAT = "%Y%m%d_%H%M"
@@ -126,7 +127,7 @@ async def connect(database_url: str) -> asyncpg.Connection[asyncpg.Record]:
         raise ConfigurationError("DATABASE_URL is not set; it takes postgresql://user@host/database")
     dsn = re.sub(r"^(postgres(?:ql)?)\+asyncpg:", r"\1:", database_url)
     try:
-        return await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT_SECONDS, server_settings=SERVER_SETTINGS)
+        return await connect_to(dsn, timeout_seconds=CONNECT_TIMEOUT_SECONDS, server_settings=SERVER_SETTINGS)
     except asyncpg.ClientConfigurationError as error:
         raise ConfigurationError(f"DATABASE_URL cannot be read: {_one_line(error)}") from error
     except ValueError as error:  # its text may hold a piece of the password

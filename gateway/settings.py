@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from gateway.dsn import hosts, session_attributes
 from gateway.errors import ConfigurationError
 
 
@@ -137,6 +138,17 @@ def _url(schemes: tuple[str, ...], takes: str) -> Kind:
     return Kind(parse, takes, is_url=True)
 
 
+def _postgres(value: str) -> str | None:
+    """A PostgreSQL's URL, which may name several hosts."""
+    if not value:
+        return None
+    if not _matching(r"[^\s\x00-\x1f\x7f]+", value).startswith("postgresql://"):
+        raise ValueError(value)
+    hosts(value)
+    session_attributes(value)
+    return value
+
+
 def _list(item: Callable[[str], str], takes: str, *, least: int = 0) -> Kind:
     def parse(value: str) -> tuple[str, ...]:
         items = tuple(item(part.strip()) for part in value.split(",")) if value.strip() else ()
@@ -173,14 +185,20 @@ def _rate(value: str) -> str | None:
 
 _TEXT = Kind(lambda value: value or None, "a text")
 _NAME = Kind(lambda value: _matching(r"[^\x00-\x20\x7f]{1,200}", value), "a name without spaces")
-_DATABASE_URL = _url(("postgresql",), "postgresql://user:password@host:port/database")
+_DATABASE_URL = Kind(_postgres, "postgresql://user:password@host:port/database", is_url=True)
 _REDIS_URL = _url(("redis", "rediss", "unix"), "redis://host:port/0, rediss://… or unix:///path")
 _WEB_URL = _url(("https", "http"), "https://…")
 _DIRECTORY = Kind(lambda value: Path(_matching(r"[^\x00]+", value)), "a directory")
 _POSITIVE_SECONDS = _number(0.001, 3600)
 
 VARIABLES: tuple[Variable, ...] = (
-    Variable("DATABASE_URL", _DATABASE_URL, None, "", "the PostgreSQL to serve; `gateway dev` makes one"),
+    Variable(
+        "DATABASE_URL",
+        _DATABASE_URL,
+        None,
+        "",
+        "the PostgreSQL to serve; of several host:port,host:port the one that takes writes; `gateway dev` makes one",
+    ),
     Variable("DATABASE_POOL_MIN", _whole(0, 1000), "5", "connections", "kept open by each process"),
     Variable("DATABASE_POOL_MAX", _whole(1, 1000), "20", "connections", "at most, of each process"),
     Variable("DATABASE_IDLE_SECONDS", _number(1, 86400), "30", "seconds", "then an idle connection above the minimum is closed"),

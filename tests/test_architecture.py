@@ -18,8 +18,10 @@ PACKAGE = Path(__file__).parent.parent / "gateway"
 FLOORS: dict[str, int] = {
     "errors": 0,
     "events": 0,
+    "dsn": 0,
     "coalesce": 0,
     "settings": 1,
+    "connect": 1,
     "definitions": 1,
     "catalog": 2,
     "query": 3,

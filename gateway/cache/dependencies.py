@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping
 import asyncpg
 import msgspec
 
+from gateway.connect import Connection, connect
+
 CONNECT_TIMEOUT_SECONDS = 5.0
 
 Edges = Mapping[str, frozenset[str]]
@@ -70,7 +72,7 @@ def _reached(edges: Edges, start: Iterable[str]) -> tuple[str, ...]:
 
 async def read_dependencies(database_url: str) -> Dependencies:
     """What the database's catalog says. Raises OSError, TimeoutError or asyncpg's errors."""
-    connection = await asyncpg.connect(database_url, timeout=CONNECT_TIMEOUT_SECONDS, statement_cache_size=0)
+    connection = await connect(database_url, timeout_seconds=CONNECT_TIMEOUT_SECONDS, statement_cache_size=0)
     try:
         carried = await connection.fetch(NAMED.format(edges=CARRIED))
         made = await connection.fetch(NAMED.format(edges=MADE_FROM))
@@ -84,7 +86,7 @@ async def read_dependencies(database_url: str) -> Dependencies:
         await connection.close(timeout=CONNECT_TIMEOUT_SECONDS)
 
 
-async def _identity(connection: asyncpg.Connection[asyncpg.Record]) -> str:
+async def _identity(connection: Connection) -> str:
     """The cluster's own number and the database's: the same by whatever address, and after a fail-over."""
     oid = await connection.fetchval("SELECT oid::text FROM pg_database WHERE datname = current_database()")
     try:

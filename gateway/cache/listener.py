@@ -17,7 +17,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-import asyncpg
+from gateway.connect import FAULTS, Connector
 
 logger = logging.getLogger("gateway.cache")
 
@@ -186,17 +186,14 @@ class Listener:
             )
 
 
-FAULTS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-"""How a session can end. The last is what asyncpg raises for a statement that is sent in the moment its connection is lost."""
-
-
 def postgres_session(url: str, name: str) -> Connect:
     """How a real session is opened: a connection of its own to `url`, under the application name `name`."""
 
+    connector = Connector(url)
+
     async def connect(heard: Callable[[str], None]) -> Session:
-        connection = await asyncpg.connect(
-            url,
-            timeout=CONNECT_TIMEOUT_SECONDS,
+        connection = await connector.connect(
+            timeout_seconds=CONNECT_TIMEOUT_SECONDS,
             statement_cache_size=0,
             server_settings={"application_name": name, **SESSION},
         )

@@ -8,7 +8,8 @@ from typing import Any
 
 import asyncpg
 
-from gateway.database.pool import Connection, Pool
+from gateway.connect import Connection
+from gateway.database.pool import Pool
 from gateway.database.sqlstate import translate
 from gateway.errors import GatewayError, InternalError
 
@@ -26,8 +27,18 @@ class Database:
     async def fetch(self, sql: str, values: Sequence[Any], timeout_seconds: float | None = None, writing: bool = False) -> Rows:
         """The rows of one statement, which commits by itself. `timeout_seconds` None is the pool's own.
 
+        A write that meets a server which is no primary any more has changed nothing; it is sent once more, to the next one.
         Raises Violation or a GatewayError. A statement that was cut off by its time has written nothing.
         """
+        try:
+            return await self._fetch(sql, values, timeout_seconds, writing)
+        except GatewayError as error:
+            if not isinstance(error.__cause__, asyncpg.ReadOnlySQLTransactionError):
+                raise
+            self.pool.leave()
+        return await self._fetch(sql, values, timeout_seconds, writing)
+
+    async def _fetch(self, sql: str, values: Sequence[Any], timeout_seconds: float | None, writing: bool) -> Rows:
         try:
             connection = await self.pool.acquire()
         except Exception as fault:

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from gateway.catalog.reflect import Reflection, TableName, reflect
+from gateway.connect import Connection, connect
 from gateway.errors import ConfigurationError, Unreachable
 
 CONNECT_TIMEOUT_SECONDS = 5.0
@@ -19,11 +20,10 @@ async def read_tables(url: str, names: Collection[TableName]) -> Reflection:
     """Reflects the named tables. Raises Unreachable where the database does not answer, ConfigurationError where it cannot be
     read."""
 
-    async def connect() -> asyncpg.Connection[asyncpg.Record]:
-        connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_SECONDS)
-        return connection
+    async def open_one() -> Connection:
+        return await connect(url, timeout_seconds=CONNECT_TIMEOUT_SECONDS)
 
-    engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=open_one, poolclass=NullPool)
     try:
         async with engine.connect() as connection:
             return await connection.run_sync(reflect, names)

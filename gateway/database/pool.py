@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Coroutine
-from typing import Any, TypeAlias
+from typing import Any
 
-import asyncpg
 import msgspec
 
+from gateway.connect import Connection, Connector
 from gateway.errors import Unavailable
 
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+logger = logging.getLogger("gateway.database")
 
 SESSION = {
     "TimeZone": "UTC",
@@ -35,6 +36,8 @@ STATEMENTS_PER_CONNECTION = 500
 MAINTENANCE_SECONDS = 5.0
 SHORTEST_MAINTENANCE_SECONDS = 0.1
 GOODBYE_SECONDS = 1.0
+LEAVE_PAUSE_SECONDS = 1.0
+"""Between two times that a server is left for taking no writes: a role that may write nothing must not connect on and on."""
 
 
 class PoolOptions(msgspec.Struct, frozen=True):
@@ -56,7 +59,8 @@ class _Idle(msgspec.Struct):
 
 
 class Pool:
-    """Connections to one database. Used from one event loop; `open` before and `close` after.
+    """Connections to one database. Used from one event loop; `open` before and `close` after. `departures` counts how often a
+    server was left.
 
     A connection is idle, in use, or being opened, and counts towards the maximum in each. Who finds none idle waits in line;
     whatever comes free or is opened goes to the first in line, and an opening that fails is told to the first in line.
@@ -64,6 +68,10 @@ class Pool:
 
     def __init__(self, options: PoolOptions) -> None:
         self.options = options
+        self._connector = Connector(options.url)
+        self._left: set[Connection] = set()
+        self.departures = 0
+        self._may_leave_at = float("-inf")
         self._idle: list[_Idle] = []
         self._in_use: set[Connection] = set()
         self._openings: set[asyncio.Task[None]] = set()
@@ -152,6 +160,9 @@ class Pool:
         Raises KeyError for one that is not in use: two callers would come to share it.
         """
         self._in_use.remove(connection)
+        if connection in self._left:
+            self._left.remove(connection)
+            in_doubt = True
         if self._closing and not self._in_use:
             self._all_back.set()
         if in_doubt or connection.is_closed():
@@ -159,6 +170,20 @@ class Pool:
             self._open_for_waiters()
         else:
             self._put(connection)
+
+    def leave(self) -> None:
+        """The server takes no writes any more: its connections are dropped, those in use as they come back, and the next ones
+        go to a server that does. Does nothing where that was done a moment ago."""
+        now = time.monotonic()
+        if self._closing or now < self._may_leave_at:
+            return
+        self._may_leave_at = now + LEAVE_PAUSE_SECONDS
+        self.departures += 1
+        logger.warning("database: the server takes no writes; its connections are dropped")
+        idle, self._idle = self._idle, []
+        self._left |= self._in_use
+        for entry in idle:
+            entry.connection.terminate()
 
     def _put(self, connection: Connection) -> None:
         """A connection that is free goes to the first in line, or rests."""
@@ -215,8 +240,12 @@ class Pool:
         """Goes on when the caller that it was begun for has given up: the next one, or the idle, will have its connection."""
         fault: Exception | None = None
         connection: Connection | None = None
+        departures = self.departures
         try:
             connection = await self._connect()
+            if departures != self.departures:  # it may lead to the server that was left meanwhile
+                connection.terminate()
+                connection = await self._connect()
         except Exception as raised:  # noqa: BLE001 - whatever it is, the first in line is told
             fault = raised
         finally:
@@ -237,15 +266,13 @@ class Pool:
             "statement_timeout": str(round(options.statement_timeout_seconds * 1000)),
             "idle_in_transaction_session_timeout": str(round((options.statement_timeout_seconds + 5) * 1000)),
         }
-        connection: Connection = await asyncpg.connect(
-            options.url,
-            timeout=CONNECT_TIMEOUT_SECONDS,
+        return await self._connector.connect(
+            timeout_seconds=CONNECT_TIMEOUT_SECONDS,
             command_timeout=options.statement_timeout_seconds + options.command_grace_seconds,
             statement_cache_size=STATEMENTS_PER_CONNECTION,
             max_cached_statement_lifetime=0,
             server_settings=settings,
         )
-        return connection
 
     def _spawn(self, work: Coroutine[Any, Any, None], kept: set[asyncio.Task[None]]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -258,6 +285,8 @@ class Pool:
             await asyncio.sleep(min(MAINTENANCE_SECONDS, max(self.options.idle_seconds, SHORTEST_MAINTENANCE_SECONDS)))
             horizon = time.monotonic() - self.options.idle_seconds
             self._idle = [entry for entry in self._idle if not entry.connection.is_closed()]
+            if self._connector.is_particular and any(_takes_no_writes(entry.connection) for entry in self._idle):
+                self.leave()
             surplus = self.size - self.options.minimum
             kept: list[_Idle] = []
             for entry in self._idle:
@@ -268,6 +297,12 @@ class Pool:
                     kept.append(entry)
             self._idle = kept
             self._open_more(self.options.minimum - self.size)
+
+
+def _takes_no_writes(connection: Connection) -> bool:
+    """Whether the server has told so since, as it does when its configuration is changed."""
+    told = connection.get_settings()
+    return "on" in (getattr(told, "in_hot_standby", ""), getattr(told, "default_transaction_read_only", ""))
 
 
 async def _say_goodbye(connection: Connection) -> None:

@@ -26,6 +26,7 @@ from sqlalchemy.pool import NullPool
 from gateway.catalog.build import build, table_name
 from gateway.catalog.model import Bounds, Catalog, Resource, Table
 from gateway.catalog.reflect import reflect
+from gateway.connect import Connection, connect
 from gateway.definitions.load import load_directory
 from gateway.definitions.model import Fault
 from gateway.errors import ConfigurationError, did_you_mean
@@ -34,6 +35,8 @@ from gateway.fill.keys import KeyPool
 from gateway.fill.order import Ranked, filling_order
 from gateway.fill.plan import ParentEmpty, Source
 from gateway.fill.write import write_rows
+
+CONNECT_TIMEOUT_SECONDS = 60.0
 
 _SESSION = {
     "timezone": "UTC",
@@ -127,7 +130,7 @@ class _Filling:
     async def opened(cls, database_url: str, resources_dir: Path) -> AsyncIterator[_Filling]:
         """Connects, reads the catalog, and makes every refusal of the database a ConfigurationError."""
         try:
-            connection = await asyncpg.connect(database_url, server_settings=_SESSION)
+            connection = await connect(database_url, timeout_seconds=CONNECT_TIMEOUT_SECONDS, server_settings=_SESSION)
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as fault:
             raise ConfigurationError(f"cannot connect to the database: {fault}") from fault
         try:
@@ -218,8 +221,11 @@ def _bounds(resource: Resource) -> Mapping[str, Bounds]:
 
 async def _read_catalog(database_url: str, resources_dir: Path) -> tuple[Catalog, tuple[Fault, ...]]:
     loaded = load_directory(resources_dir)
-    url = database_url.replace("postgres://", "postgresql://", 1).replace("postgresql://", "postgresql+asyncpg://", 1)
-    engine = create_async_engine(url, poolclass=NullPool)
+
+    async def open_one() -> Connection:
+        return await connect(database_url, timeout_seconds=CONNECT_TIMEOUT_SECONDS)
+
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=open_one, poolclass=NullPool)
     try:
         async with engine.connect() as connection:
             names = {table_name(source) for source in loaded.sources}
