@@ -41,6 +41,7 @@ from gateway.guards.policy import STANDARD_CLAIMS, AccessRow, access_table, acce
 from gateway.guards.ratelimit import RateLimiter, resource_limit
 from gateway.guards.tokens import Caller, TokenRules, TokenVerifier
 from gateway.http.admission import Admission
+from gateway.http.deprecation import deprecations
 from gateway.http.docs import docs_asset
 from gateway.http.edge import PRIVATE, SECURITY, cors, trusted_networks
 from gateway.http.middleware import RequestIds, on_exception, on_http_exception
@@ -81,7 +82,7 @@ def _without_faulty_access(catalog: Catalog, loaded: Loaded, faults: tuple[Fault
     """A resource whose access rules are wrong is not served: nobody can tell what its author meant to forbid."""
     resources, broken, found = dict(catalog.resources), dict(catalog.broken), list(faults)
     for source in loaded.sources:
-        place = (source.definition.version, source.name)
+        place = source.place
         if place not in resources:
             continue
         wrong = list(check_access(source, resources[place]))
@@ -108,7 +109,7 @@ def check(settings: Settings, claims: Collection[str] = ()) -> Checked:
     loaded = load_directory(settings.resources_dir)
     catalog, faults = asyncio.run(_assemble(settings, loaded))
     known = {*STANDARD_CLAIMS, settings.auth_roles_claim, *claims}
-    sound = [(source, catalog.resources.get((source.definition.version, source.name))) for source in loaded.sources]
+    sound = [(source, catalog.resources.get(source.place)) for source in loaded.sources]
     return Checked(
         faults,
         tuple(sorted(told for source, resource in sound if resource for told in access_warnings(source, resource, known))),
@@ -295,6 +296,7 @@ class Gateway:
                 if self.settings.rate_limit is not None and resource.definition.rate_limit is not None
             },
             document=document_of,
+            deprecations=deprecations(catalog),
         )
 
     def _starlette(self) -> Starlette:

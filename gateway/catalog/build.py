@@ -6,7 +6,7 @@ A resource with a fault is left out and told in `Catalog.broken`; the others are
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -25,11 +25,10 @@ from gateway.catalog.model import (
 )
 from gateway.catalog.reflect import Reflection, TableName
 from gateway.catalog.types import BadValue, ColumnType, Family
-from gateway.definitions.model import Fault, FieldDefinition, Loaded, Path, RelationDefinition, Source
+from gateway.definitions.model import Fault, FieldDefinition, Loaded, Path, Place, RelationDefinition, Source
 from gateway.errors import did_you_mean
 
 IDENTIFIER_BYTES = 63  # PostgreSQL's NAMEDATALEN - 1: a longer alias would be cut, and the JSON key with it
-DEFAULT_VERSION = "v1"
 _QUOTED = re.compile(r'(?:"((?:[^"]|"")+)"\.)?"((?:[^"]|"")+)"')
 
 
@@ -54,15 +53,15 @@ def table_name(source: Source) -> TableName:
 
 def build(loaded: Loaded, reflection: Reflection) -> tuple[Catalog, tuple[Fault, ...]]:
     """The catalog of all sound resources, and all faults: the loader's and those found here, in order of file and line."""
-    resources: dict[tuple[str, str], Resource] = {}
-    broken = {(DEFAULT_VERSION, name): "its file has faults; see `gateway check`" for name in loaded.broken}
+    resources: dict[Place, Resource] = {}
+    broken = dict.fromkeys(loaded.broken, "its file has faults; see `gateway check`")
     faults = list(loaded.faults)
-    names = {source.name for source in loaded.sources} | set(loaded.broken)
-    tables = {source.name: reflection.tables.get(table_name(source)) for source in loaded.sources}
+    tables: dict[Place, Table | None] = dict.fromkeys(loaded.broken)
+    tables |= {source.place: reflection.tables.get(table_name(source)) for source in loaded.sources}
     for source in loaded.sources:
         found: list[_Problem] = []
-        resource = _build_resource(source, reflection, tables, names, found)
-        place = (source.definition.version, source.name)
+        resource = _build_resource(source, reflection, tables, found)
+        place = source.place
         if resource is not None and not found:
             resources[place] = resource
             continue
@@ -74,11 +73,10 @@ def build(loaded: Loaded, reflection: Reflection) -> tuple[Catalog, tuple[Fault,
 def _build_resource(
     source: Source,
     reflection: Reflection,
-    tables: Mapping[str, Table | None],
-    names: Collection[str],
+    tables: Mapping[Place, Table | None],
     found: list[_Problem],
 ) -> Resource | None:
-    definition, table = source.definition, tables[source.name]
+    definition, table = source.definition, tables[source.place]
     if table is None:
         found.append(_missing_table(source, reflection))
         return None
@@ -91,7 +89,7 @@ def _build_resource(
             for name, field in fields.items()
         }
     sort = _sort(source, fields, key, found)
-    relations = _relations(source, table, tables, names, found)
+    relations = _relations(source, table, tables, found)
     if not key:
         return None
     return Resource(
@@ -309,25 +307,33 @@ def with_key(terms: tuple[SortKey, ...], key: tuple[str, ...]) -> tuple[SortKey,
 def _relations(
     source: Source,
     table: Table,
-    tables: Mapping[str, Table | None],
-    names: Collection[str],
+    tables: Mapping[Place, Table | None],
     found: list[_Problem],
 ) -> dict[str, Relation]:
     relations: dict[str, Relation] = {}
     for name, definition in source.definition.relations.items():
         path: Path = ("relations", name)
-        if definition.to not in names:
-            hint = did_you_mean(definition.to, names)
+        place = _nearest(source.definition.version, definition.to, tables)
+        if place is None:
+            hint = did_you_mean(definition.to, {other for _, other in tables})
             found.append(_Problem((*path, "to"), f'there is no resource "{definition.to}".{hint}'))
             continue
-        other = tables.get(definition.to)
+        other = tables[place]
         if other is None:
             continue  # the other file is at fault, and says so itself
         try:
-            relations[name] = Relation(name, definition.to, definition.many, _pairs(path, definition, table, other))
+            relations[name] = Relation(name, *place, definition.many, _pairs(path, definition, table, other))
         except _Problem as problem:
             found.append(problem)
     return relations
+
+
+def _nearest(version: str, name: str, places: Iterable[Place]) -> Place | None:
+    """The resource that a relation of `version` means by `name`: that version's own, or else the last before it, for a resource
+    that does not change has no file of each version; or else the first after it."""
+    own = int(version[1:])
+    distances = {place: int(place[0][1:]) - own for place in places if place[1] == name}
+    return min(distances, key=lambda place: (distances[place] > 0, abs(distances[place])), default=None)
 
 
 def _pairs(path: Path, definition: RelationDefinition, table: Table, other: Table) -> tuple[tuple[str, str], ...]:

@@ -122,9 +122,10 @@ class SortKey(msgspec.Struct, frozen=True):
 
 
 class Relation(msgspec.Struct, frozen=True):
-    """`pairs` are (this resource's column, the other's column)."""
+    """`version` and `to` say which resource is related; `pairs` are (this resource's column, the other's column)."""
 
     name: str
+    version: str
     to: str
     many: bool
     pairs: tuple[tuple[str, str], ...]

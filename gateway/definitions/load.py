@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Iterator
+from datetime import date
 from decimal import Decimal, InvalidOperation
 from pathlib import Path as FilePath
 from typing import Any
@@ -16,20 +17,23 @@ from typing import Any
 import msgspec
 
 from gateway.definitions.model import (
+    DeprecatedDefinition,
     Fault,
     FieldDefinition,
     LimitDefinition,
     ListDefinition,
     Loaded,
     Path,
+    Place,
     ResourceDefinition,
     RoleDefinition,
     Source,
 )
 from gateway.definitions.nodes import Entry, Items, Mapping, Node, Refused, Scalar, lines_of, plain_value, quoted, read_nodes
-from gateway.definitions.schema import RESOURCE_NAME, Constraint, Shape, constraint_of, members_of
+from gateway.definitions.schema import RESOURCE_NAME, VERSION, Constraint, Shape, constraint_of, members_of
 from gateway.errors import ConfigurationError, did_you_mean
 
+DEFAULT_VERSION = ResourceDefinition().version
 MAX_FILE_BYTES = 1_000_000
 SUFFIXES = (".yaml", ".yml")
 
@@ -38,30 +42,46 @@ def load_directory(directory: FilePath) -> Loaded:
     """Reads every resource file directly in `directory`, by name.
 
     Hidden files, such as `.#orders.yaml`, are an editor's and are passed over. A file with a fault is left out and named in
-    `broken`; so are two files of one name. Raises ConfigurationError where the directory is missing, cannot be read, or holds
-    no resource file.
+    `broken`; so are two files of one name and version. Raises ConfigurationError where the directory is missing, cannot be
+    read, or holds no resource file.
     """
-    names: dict[str, list[FilePath]] = {}
+    places: dict[Place, list[tuple[FilePath, Source | tuple[Fault, ...]]]] = {}
     for path in _files(directory):
-        names.setdefault(path.stem, []).append(path)
-    results = {name: _load_files(name, paths) for name, paths in names.items()}
+        text = _read(path)
+        result = text if isinstance(text, tuple) else load_text(path.stem, str(path), text)
+        name, version = _named(path.stem)
+        place = result.place if isinstance(result, Source) else (version or DEFAULT_VERSION, name)
+        places.setdefault(place, []).append((path, result))
+    results = {place: _only_one(place, found) for place, found in places.items()}
     sources = tuple(result for result in results.values() if isinstance(result, Source))
-    faulty = {name: result for name, result in results.items() if not isinstance(result, Source)}
+    faulty = {place: result for place, result in results.items() if not isinstance(result, Source)}
     return Loaded(sources, tuple(fault for faults in faulty.values() for fault in faults), tuple(faulty))
 
 
-def load_text(name: str, file: str, text: str) -> Source | tuple[Fault, ...]:
+def load_text(stem: str, file: str, text: str) -> Source | tuple[Fault, ...]:
     """One resource's definition out of its file's text, or all the faults of it, by line. Raises nothing.
 
-    `name` is the resource's, `file` the path to show in faults.
+    `stem` is the resource's name, or with its version `products.v2`; `file` the path to show in faults.
     """
+    name, version = _named(stem)
     node, unread = read_nodes(file, text)
     check = _Check(file, node)
     definition = check.value(node, Shape(struct=ResourceDefinition), Constraint(), ())
+    if version and isinstance(definition, ResourceDefinition):
+        if ("version",) in check.lines and definition.version != version:
+            said = f'version: "{definition.version}" is not the {version} that the file\'s name says; leave one of them out'
+            check.faults.append(Fault(file, check.lines["version",], said))
+        definition = msgspec.structs.replace(definition, version=version)
     faults = sorted({*_name_faults(name, file), *unread, *check.faults})
     if faults or not isinstance(definition, ResourceDefinition):
         return tuple(faults)
     return Source(name, file, definition, check.lines)
+
+
+def _named(stem: str) -> tuple[str, str | None]:
+    """The resource's name and version as the file's name says them: `products.v2` is ("products", "v2")."""
+    name, _, version = stem.rpartition(".")
+    return (name, version) if name and re.fullmatch(VERSION, version) else (stem, None)
 
 
 def _files(directory: FilePath) -> list[FilePath]:
@@ -81,14 +101,13 @@ def _files(directory: FilePath) -> list[FilePath]:
     return files
 
 
-def _load_files(name: str, paths: list[FilePath]) -> Source | tuple[Fault, ...]:
-    first, *others = paths
-    if others:
-        return tuple(
-            Fault(str(other), 1, f"the resource {quoted(name)} is in {first} too; keep one of the files") for other in others
-        )
-    text = _read(first)
-    return text if isinstance(text, tuple) else load_text(name, str(first), text)
+def _only_one(place: Place, found: list[tuple[FilePath, Source | tuple[Fault, ...]]]) -> Source | tuple[Fault, ...]:
+    (first, result), *others = found
+    if not others:
+        return result
+    version, name = place
+    called = quoted(name) if version == DEFAULT_VERSION else f"{quoted(name)} of {version}"
+    return tuple(Fault(str(other), 1, f"the resource {called} is in {first} too; keep one of the files") for other, _ in others)
 
 
 def _read(path: FilePath) -> str | tuple[Fault, ...]:
@@ -111,7 +130,7 @@ def _read(path: FilePath) -> str | tuple[Fault, ...]:
 
 def _name_faults(name: str, file: str) -> Iterator[Fault]:
     if not re.fullmatch(RESOURCE_NAME, name):
-        takes = "a letter, then up to 62 letters, digits, _ or -; name the table with `table:`"
+        takes = "a letter, then up to 62 letters, digits, _ or -, and perhaps .v2; name the table with `table:`"
         yield Fault(file, 1, f"the file's name is the resource's, and {quoted(name)} cannot be one: {takes}")
 
 
@@ -356,10 +375,29 @@ def _delete_has_effect(role: RoleDefinition) -> Iterator[tuple[Path, str]]:
         yield ("delete", "fields"), "a delete takes the whole row; it belongs to read, create and patch"
 
 
+def _days_in_order(deprecated: DeprecatedDefinition) -> Iterator[tuple[Path, str]]:
+    """RFC 9745, section 4: a sunset is not before the deprecation."""
+    days = {name: _day(written) for name, written in (("since", deprecated.since), ("sunset", deprecated.sunset)) if written}
+    for name, day in days.items():
+        if day is None:
+            yield (name,), f"{quoted(getattr(deprecated, name))} is no day of the calendar"
+    since, sunset = days.get("since"), days.get("sunset")
+    if since and sunset and sunset < since:
+        yield ("sunset",), f"{deprecated.sunset} is before since, {deprecated.since}"
+
+
+def _day(written: str) -> date | None:
+    try:
+        return date.fromisoformat(written)
+    except ValueError:
+        return None
+
+
 _RULES: dict[type[msgspec.Struct], tuple[tuple[tuple[str, ...], Callable[[Any], Iterator[tuple[Path, str]]]], ...]] = {
     LimitDefinition: ((("default", "max"), _limit_within_max),),
     FieldDefinition: ((("min_length", "max_length"), _lengths_in_order), (("minimum", "maximum"), _bounds_in_order)),
     ListDefinition: ((("sort",), _sorts_once),),
+    DeprecatedDefinition: ((("since", "sunset"), _days_in_order),),
     RoleDefinition: ((("read",), _read_has_effect), (("delete",), _delete_has_effect)),
 }
 """Struct -> what must hold between its keys: the keys that take part, and a function that yields (path below, message)."""

@@ -75,8 +75,22 @@ class RoleDefinition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     delete: RuleDefinition | None = None
 
 
+class DeprecatedDefinition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`deprecated:`: the resource still answers, and each answer says that it will not for ever.
+
+    `since` and `sunset` are days, `2026-11-30`, from their first moment in UTC: from `since` on it should not be used anew, from
+    `sunset` on it may be gone. `link` is a page for people, on what to do.
+    """
+
+    since: str
+    sunset: str | None = None
+    link: str | None = None
+
+
 class ResourceDefinition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One file under `resources/`, whole. `table` None means the resource's name; `key` None the primary key.
+
+    `version` is the file's name's where that has one: `products.v2.yaml`.
 
     `access` None means `admin` alone. `timeout` in seconds; None leaves it to the setting.
     """
@@ -92,7 +106,11 @@ class ResourceDefinition(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     rate_limit: str | None = None
     timeout: float | None = None
     access: dict[str, RoleDefinition] | None = None
+    deprecated: DeprecatedDefinition | None = None
 
+
+Place = tuple[str, str]
+"""A resource's version and name, under which no other can be: `("v1", "products")`."""
 
 Path = tuple[str | int, ...]
 """Where a value stands in a file: mapping keys and sequence indexes from the root, `()` for the root."""
@@ -112,13 +130,19 @@ class Fault(msgspec.Struct, frozen=True, order=True):
 class Source(msgspec.Struct, frozen=True):
     """One definition that parsed, with what is needed to point into its file.
 
-    `name` is the resource's (the file's stem), `file` the path as shown to people, `lines` the line of every path.
+    `name` is the resource's (the file's stem, without a version), `file` the path as shown to people, `lines` the line
+    of every path.
     """
 
     name: str
     file: str
     definition: ResourceDefinition
     lines: dict[Path, int]
+
+    @property
+    def place(self) -> Place:
+        """Where the resource is served."""
+        return self.definition.version, self.name
 
     def fault(self, path: Path, message: str) -> Fault:
         """A fault at `path`, or at its nearest written ancestor where the path itself was left to its default."""
@@ -128,8 +152,8 @@ class Source(msgspec.Struct, frozen=True):
 
 
 class Loaded(msgspec.Struct, frozen=True):
-    """All files of a directory: those that parsed, the faults of those that did not, and the names those would have had."""
+    """All files of a directory: those that parsed, the faults of those that did not, and where those would have been served."""
 
     sources: tuple[Source, ...]
     faults: tuple[Fault, ...]
-    broken: tuple[str, ...]
+    broken: tuple[Place, ...]

@@ -14,6 +14,7 @@ import msgspec
 
 from gateway.definitions.model import (
     CacheDefinition,
+    DeprecatedDefinition,
     FieldDefinition,
     LimitDefinition,
     ListDefinition,
@@ -76,6 +77,8 @@ class Constraint(msgspec.Struct, frozen=True):
 
 
 RESOURCE_NAME = r"[A-Za-z][A-Za-z0-9_-]{0,62}"
+VERSION = r"v[1-9][0-9]{0,8}"
+_DAY = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
 RATE_LIMIT = r"[1-9][0-9]{0,8}/(second|minute|hour|day)"
 MAX_TIMEOUT_SECONDS = 3600
 MAX_TTL_SECONDS = 366 * 24 * 3600
@@ -88,7 +91,7 @@ _NAMES = Constraint(pattern=r"[\s\S]+", form="a name", unique=True)
 CONSTRAINTS: dict[tuple[type[msgspec.Struct], str], Constraint] = {
     (ResourceDefinition, "table"): _NAME,
     (ResourceDefinition, "key"): Constraint(pattern=r"[\s\S]+", form="a name", unique=True, not_empty=True),
-    (ResourceDefinition, "version"): Constraint(pattern=r"v[1-9][0-9]*", form="v1, v2 and so on"),
+    (ResourceDefinition, "version"): Constraint(pattern=VERSION, form="v1, v2 and so on"),
     (ResourceDefinition, "rate_limit"): Constraint(pattern=RATE_LIMIT, form="N/second, N/minute, N/hour or N/day"),
     (ResourceDefinition, "timeout"): Constraint(above=0, maximum=MAX_TIMEOUT_SECONDS),
     (FieldDefinition, "column"): _NAME,
@@ -106,6 +109,9 @@ CONSTRAINTS: dict[tuple[type[msgspec.Struct], str], Constraint] = {
     (ListDefinition, "filter"): _NAMES,
     (CacheDefinition, "ttl"): Constraint(minimum=0, maximum=MAX_TTL_SECONDS),
     (RuleDefinition, "fields"): _NAMES,
+    (DeprecatedDefinition, "since"): Constraint(pattern=_DAY, form="a day, such as 2026-11-30"),
+    (DeprecatedDefinition, "sunset"): Constraint(pattern=_DAY, form="a day, such as 2026-11-30"),
+    (DeprecatedDefinition, "link"): Constraint(pattern=r"https?://[!#-;=?-\[\]_a-z~%]+", form="a URL, https://…"),
 }
 """Rows: (struct, key) -> what its value must satisfy. The loader checks them, the JSON Schema tells of them."""
 

@@ -122,7 +122,8 @@ class _Filling:
         self._connection = connection
         self._faults = faults
         self._catalog = catalog
-        self._resources = {resource.name: resource for resource in catalog.resources.values()}
+        newest_last = sorted(catalog.resources.values(), key=lambda resource: int(resource.version[1:]))
+        self._resources = {resource.name: resource for resource in newest_last}
         self._broken = {name: reason for (_, name), reason in catalog.broken.items()}
 
     @classmethod

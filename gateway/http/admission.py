@@ -14,17 +14,19 @@ from gateway.errors import Unauthorized
 from gateway.guards.ratelimit import Decision, Limit, RateLimiter, address_key, refusal, subject_key, tighter
 from gateway.guards.ratelimit import headers as limit_headers
 from gateway.guards.tokens import Caller, TokenVerifier, bearer_token, refuse_query_token
+from gateway.http.deprecation import Deprecation
 from gateway.http.edge import Network, client_address
 from gateway.http.responses import Header
 
 
 class Visitor(msgspec.Struct):
-    """What is known of a request so far: who sends it, its limits, and its route's template. Filled as it goes on, for a
-    refusal tells of it too."""
+    """What is known of a request so far: who sends it, its limits, its route's template, and whether what it asks for is
+    deprecated. Filled as it goes on, for a refusal tells of it too."""
 
     caller: Caller | None = None
     decision: Decision | None = None
     route: str = "/api/{unknown}"
+    deprecation: Deprecation | None = None
 
     @property
     def headers(self) -> tuple[Header, ...]:

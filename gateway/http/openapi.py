@@ -32,6 +32,7 @@ from gateway.errors import (
     UnsupportedMediaType,
     ValidationFailed,
 )
+from gateway.http.deprecation import successor_of
 from gateway.http.edge import MAX_HEAD_BYTES
 from gateway.http.value_schemas import (
     FLAG,
@@ -104,7 +105,10 @@ def document(
     shared = _Shared()
     paths: dict[str, Any] = {}
     for view in views:
-        paths |= _paths(view, shared)
+        of_resource = _paths(view, shared)
+        if view.resource.definition.deprecated is not None:
+            _deprecate(of_resource, view.resource, successor_of(catalog, view.resource))
+        paths |= of_resource
     paths |= _operations_paths(version)
     if secured:
         _secure(paths)
@@ -216,6 +220,24 @@ def _paths(view: _View, shared: _Shared) -> dict[str, Any]:
         of_one["delete"] = _delete(resource)
     paths = {base: of_all} if of_all else {}
     return paths | ({f"{base}/{{key}}": {"parameters": [_key_parameter(resource)], **of_one}} if of_one else {})
+
+
+def _deprecate(paths: Mapping[str, Any], resource: Resource, successor: Resource | None) -> None:
+    """Marks each operation of a deprecated resource, and says until when it answers and what to use instead."""
+    definition = resource.definition.deprecated
+    if definition is None:
+        return
+    said = [f"Deprecated since {definition.since}"]
+    said += [f"Gone from {definition.sunset} on"] if definition.sunset else []
+    said += [f"Use `/api/{successor.id}`"] if successor else []
+    said += [f"See {definition.link}"] if definition.link else []
+    headers = _headers("Deprecation", *(["Sunset"] if definition.sunset else []))
+    for operation in (each for item in paths.values() for each in item.values() if isinstance(each, dict)):
+        operation["deprecated"] = True
+        operation["description"] = "\n\n".join([*map(_sentence, said), *filter(None, [operation.get("description")])])
+        for status, response in operation["responses"].items():
+            if status.startswith("2"):
+                response["headers"] |= headers
 
 
 def _tag(resource: Resource) -> dict[str, str]:
@@ -663,6 +685,16 @@ _HEADERS: dict[str, Any] = {
         "schema": {"type": "string", "minLength": 1},
     },
     "Link": {"description": "The pages around this one (RFC 8288), where there are any.", "schema": {"type": "string"}},
+    "Deprecation": {
+        "description": "Since when the resource is deprecated (RFC 9745): `@` and seconds of the Unix epoch.",
+        "required": True,
+        "schema": {"type": "string", "pattern": "^@-?[0-9]+$"},
+    },
+    "Sunset": {
+        "description": "From when on it may be gone (RFC 8594), as an HTTP date.",
+        "required": True,
+        "schema": {"type": "string"},
+    },
     "Location": {
         "description": "The path of the new row.",
         "required": True,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -20,6 +20,7 @@ from gateway.errors import GatewayError, InternalError, NotFound
 from gateway.guards.grants import Policy, Unrestricted
 from gateway.guards.tokens import Caller
 from gateway.http.admission import Admission, Limits, Visitor
+from gateway.http.deprecation import Deprecation
 from gateway.http.edge import Cors, cors_headers, preflight_response, read_body_within
 from gateway.http.request_log import RequestLog
 from gateway.http.requests import JSON_TYPES, PATCH_TYPES, ClientLeft, Headers, media_type, read_headers, split_path
@@ -51,6 +52,7 @@ class Serving(msgspec.Struct, frozen=True, eq=False):
     policy: Policy | Unrestricted
     limits: Limits
     document: Callable[[str, Caller | None], Response | None]
+    deprecations: Mapping[str, Deprecation]
 
 
 class Edge(msgspec.Struct, frozen=True, eq=False):
@@ -100,6 +102,8 @@ class DataRoutes:
             error_code = InternalError.code
         if visitor.decision is not None:
             always += visitor.headers
+        if visitor.deprecation is not None:
+            always += visitor.deprecation.headers(scope["raw_path"])
         await send_response(send, response, headers.request_id, always, with_body=scope["method"] != "HEAD")
         if edge.log is not None:
             edge.log.tell(
@@ -126,6 +130,8 @@ class DataRoutes:
             return _document(serving, version, method, visitor.caller)
         resource = serving.pipeline.resource(version, name)
         visitor.route = f"/api/{resource.id}" if key is None else f"/api/{resource.id}/{{key}}"
+        if serving.deprecations:
+            visitor.deprecation = serving.deprecations.get(resource.id)
         if method in ("GET", "HEAD"):
             return await _read(serving, resource, key, scope, headers, visitor.caller)
         allowed = (COLLECTION if key is None else ROW) if resource.writable else READING

@@ -258,7 +258,9 @@ def test_a_bad_file_leaves_the_others_served() -> None:
 
 def test_a_file_that_does_not_parse_is_broken_and_its_faults_are_kept() -> None:
     fault = Fault("resources/bad.yaml", 3, "unknown key")
-    catalog, faults = build(Loaded((source("", "users"),), (fault,), ("bad",)), Reflection({(None, "users"): USERS}, ("users",)))
+    catalog, faults = build(
+        Loaded((source("", "users"),), (fault,), (("v1", "bad"),)), Reflection({(None, "users"): USERS}, ("users",))
+    )
     assert isinstance(catalog, Catalog)
     assert ("v1", "bad") in catalog.broken
     assert faults == (fault,)
@@ -267,7 +269,7 @@ def test_a_file_that_does_not_parse_is_broken_and_its_faults_are_kept() -> None:
 def test_a_relation_to_a_broken_file_is_that_files_fault_alone() -> None:
     read = source("relations: {user: {to: users}}", "orders")
     catalog, faults = build(
-        Loaded((read,), (Fault("resources/users.yaml", 1, "bad"),), ("users",)),
+        Loaded((read,), (Fault("resources/users.yaml", 1, "bad"),), (("v1", "users"),)),
         Reflection({(None, "orders"): RELATED}, ("orders",)),
     )
     assert [fault.file for fault in faults] == ["resources/users.yaml"]
@@ -275,6 +277,25 @@ def test_a_relation_to_a_broken_file_is_that_files_fault_alone() -> None:
 
 
 # --- relations ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_relation_is_to_its_own_version_or_else_to_the_nearest_older_one() -> None:
+    to_users = "relations: {user: {to: users}}"
+    pairs = [
+        (source(to_users, "orders"), RELATED),
+        (source(to_users, "orders.v2"), RELATED),
+        (source(to_users, "orders.v3"), RELATED),
+        (source("", "users.v2"), USERS),
+        (source("", "users.v4"), USERS),
+    ]
+    catalog, faults = catalog_of(*pairs)
+    assert not faults
+    found = {version: resource.relations["user"] for (version, name), resource in catalog.resources.items() if name == "orders"}
+    assert {version: (relation.version, relation.to) for version, relation in found.items()} == {
+        "v1": ("v2", "users"),  # there is none older
+        "v2": ("v2", "users"),
+        "v3": ("v2", "users"),
+    }
 
 
 def test_a_relation_is_joined_over_its_foreign_key() -> None:

@@ -194,7 +194,7 @@ def test_keys_are_text_as_written() -> None:
     ]
 
 
-ROOT_KEYS = "table, description, key, version, fields, relations, list, cache, rate_limit, timeout, access"
+ROOT_KEYS = "table, description, key, version, fields, relations, list, cache, rate_limit, timeout, access, deprecated"
 FIELD_KEYS = "description, column, hidden, readonly, minimum, maximum, min_length, max_length, pattern, enum, json"
 
 FAULTS = {
@@ -427,7 +427,7 @@ def test_directory_is_read_by_name(tmp_path: Path) -> None:
 def test_broken_file_is_left_out_and_the_others_are_read(tmp_path: Path) -> None:
     result = load_directory(write(tmp_path, bad__yaml="tabel: x\nversion: 1\n", good__yaml=""))
     assert [source.name for source in result.sources] == ["good"]
-    assert result.broken == ("bad",)
+    assert result.broken == (("v1", "bad"),)
     assert [fault.line for fault in result.faults] == [1, 2]
 
 
@@ -443,16 +443,16 @@ def test_files_are_shown_as_the_directory_was_given(tmp_path: Path, monkeypatch:
 def test_two_files_of_one_name_are_both_left_out(tmp_path: Path) -> None:
     result = load_directory(write(tmp_path, a__yaml="", a__yml="", b__yaml=""))
     assert [source.name for source in result.sources] == ["b"]
-    assert result.broken == ("a",)
+    assert result.broken == (("v1", "a"),)
     message = f'the resource "a" is in {tmp_path / "a.yaml"} too; keep one of the files'
     assert result.faults == (Fault(str(tmp_path / "a.yml"), 1, message),)
 
 
-@pytest.mark.parametrize("name", ["1a", "a b", "a.b", "é", "a" * 64, "-a"])
+@pytest.mark.parametrize("name", ["1a", "a b", "a.b", "a.v0", "é", "a" * 64, "-a"])
 def test_file_whose_name_cannot_be_a_resources_is_a_fault(tmp_path: Path, name: str) -> None:
     (tmp_path / f"{name}.yaml").write_text("")
     result = load_directory(tmp_path)
-    assert result.broken == (name,)
+    assert result.broken == (("v1", name),)
     assert "cannot be one: a letter, then up to 62 letters, digits, _ or -" in result.faults[0].message
 
 
@@ -474,7 +474,7 @@ def test_file_that_is_no_text_is_a_fault(tmp_path: Path, content: bytes, line: i
     path = tmp_path / "a.yaml"
     path.write_bytes(content)
     result = load_directory(tmp_path)
-    assert (result.faults, result.broken) == ((Fault(str(path), line, message),), ("a",))
+    assert (result.faults, result.broken) == ((Fault(str(path), line, message),), (("v1", "a"),))
 
 
 def test_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
@@ -626,3 +626,52 @@ def test_broken_definition_gives_faults_within_the_file(definition: ResourceDefi
     text = yaml.safe_dump(without_defaults(definition), allow_unicode=True, sort_keys=False)
     at = data.draw(st.integers(0, len(text)))
     check_any(text[:at] + data.draw(st.sampled_from(FRAGMENTS)) + text[at:])
+
+
+# --- versions ----------------------------------------------------------------------------------------------------------
+
+
+def test_files_name_may_say_the_version(tmp_path: Path) -> None:
+    result = load_directory(
+        write(tmp_path, **{"products.v2__yaml": "", "products__yaml": "", "products.v10__yaml": "version: v10"})
+    )
+    assert result.faults == ()
+    assert [source.place for source in result.sources] == [("v10", "products"), ("v2", "products"), ("v1", "products")]
+
+
+def test_version_that_is_not_the_file_names_is_a_fault(tmp_path: Path) -> None:
+    result = load_directory(write(tmp_path, **{"products.v2__yaml": "table: products\nversion: v3\n"}))
+    assert result.broken == (("v2", "products"),)
+    message = 'version: "v3" is not the v2 that the file\'s name says; leave one of them out'
+    assert result.faults == (Fault(str(tmp_path / "products.v2.yaml"), 2, message),)
+
+
+def test_two_files_of_one_name_and_version_are_both_left_out(tmp_path: Path) -> None:
+    result = load_directory(write(tmp_path, **{"a.v2__yaml": "", "a__yaml": "version: v2", "b__yaml": ""}))
+    assert [source.name for source in result.sources] == ["b"]
+    assert result.broken == (("v2", "a"),)
+    message = f'the resource "a" of v2 is in {tmp_path / "a.v2.yaml"} too; keep one of the files'
+    assert result.faults == (Fault(str(tmp_path / "a.yaml"), 1, message),)
+
+
+@pytest.mark.parametrize(
+    ("yaml", "told"),
+    [
+        ("deprecated:", 'r.yaml:1: deprecated: the key "since" is missing'),
+        ("deprecated: true", "r.yaml:1: deprecated: takes a mapping, not true"),
+        ("deprecated: {since: soon}", 'r.yaml:1: deprecated.since: takes a day, such as 2026-11-30, not "soon"'),
+        ("deprecated:\n  since: 2026-02-30", 'r.yaml:2: deprecated.since: "2026-02-30" is no day of the calendar'),
+        (
+            "deprecated:\n  since: 2026-11-01\n  sunset: 2026-10-31",
+            "r.yaml:3: deprecated.sunset: 2026-10-31 is before since, 2026-11-01",
+        ),
+        (
+            "deprecated:\n  since: 2026-11-01\n  link: 'https://x/>; rel=evil'",
+            'r.yaml:3: deprecated.link: takes a URL, https://…, not "https://x/>; rel=evil"',
+        ),
+    ],
+)
+def test_deprecation_that_cannot_be_is_a_fault(yaml: str, told: str) -> None:
+    faults = load_text("r", "r.yaml", yaml)
+    assert not isinstance(faults, Source)
+    assert [str(fault) for fault in faults] == [told]

@@ -19,6 +19,7 @@ VALID = [
     "{fields: {a: , b: {minimum: 1, maximum: '2', enum: [1, x], json: string, pattern: '^a$'}}}",
     "{relations: {u: {to: users, many: true, on: {a: b}}}}",
     "{list: {sort: [a, '-b:nullslast'], limit: {default: 5, max: 10}, filter: []}, cache: }",
+    "{deprecated: {since: 2026-11-01, sunset: 2027-05-01, link: 'https://example.com/a?b=c#d'}}",
     "{access: {admin: {read: , patch: {rows: {or: [{a: {gte: 1}}]}, set: {b: null}, fields: [c]}}, anonymous: }}",
 ]
 INVALID = [
@@ -38,6 +39,9 @@ INVALID = [
     "{list: {limit: {max: 0}}}",
     "{list: {sort: ['a:x']}}",
     "{list: {sort: }}",
+    "{deprecated: }",
+    "{deprecated: {since: 1 May}}",
+    "{deprecated: {since: 2026-11-01, link: 'javascript:alert(1)'}}",
     "{access: {a: {write: {}}}}",
     "{access: {a: {read: {rows: }}}}",
 ]
