@@ -34,7 +34,7 @@ from gateway.database.pool import Pool, PoolOptions
 from gateway.database.sqlstate import Violation
 from gateway.definitions.load import load_directory
 from gateway.definitions.model import Fault, Loaded
-from gateway.errors import ConfigurationError, GatewayError, Unavailable, Unreachable
+from gateway.errors import ConfigurationError, NotWritten, Unavailable, Unreachable
 from gateway.guards.grants import Policy, Unrestricted
 from gateway.guards.jwks import Jwks, JwksOptions
 from gateway.guards.policy import STANDARD_CLAIMS, AccessRow, access_table, access_warnings, check_access
@@ -236,6 +236,7 @@ class Gateway:
         if self._coming_up is not None:
             self._coming_up.cancel()
             await asyncio.wait([self._coming_up])
+        await self._database.stop()
         await self.pool.close()
         if self.cache is not None:
             await self.cache.stop()
@@ -260,7 +261,7 @@ class Gateway:
             redis_url=self.settings.redis_url,
             name=f"{self.settings.service_name} cache",
             dependencies=await read_dependencies(database_url(self.settings)),
-            harmless=(Violation,),
+            harmless=(Violation, NotWritten),
         )
         await self.cache.start()
 
@@ -334,11 +335,12 @@ class Gateway:
     async def _database_is_well(self) -> tuple[bool, str]:
         try:
             async with asyncio.timeout(HEALTH_TIMEOUT_SECONDS):
-                await self._database.fetch("SELECT 1", ())
-        except GatewayError as error:
-            return False, error.message
+                well = await self._database.is_well()
         except TimeoutError:
             return False, f"no answer within {HEALTH_TIMEOUT_SECONDS:g} s"
+        if not well:
+            circuit = "" if self._database.breaker.is_closed else " The circuit is open until a probe reaches it."
+            return False, f"The database cannot be reached.{circuit}"
         if not self.catalog.is_built:
             return False, "answers, but the resources could not be read from it yet; the log says why"
         return True, "answers"

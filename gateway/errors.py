@@ -16,6 +16,8 @@
     ├── RateLimited            429 RATE_LIMITED
     ├── InternalError          500 INTERNAL_ERROR
     └── Unavailable            503 UNAVAILABLE
+        ├── NotWritten         … and nothing was written
+        └── OutcomeUnknown     … and nobody knows whether the write took place
 
     ConfigurationError         a mistake of the operator or the schema author; stops a command, never reaches HTTP
     └── Unreachable            the database does not answer; `serve` starts without it and waits
@@ -131,6 +133,16 @@ class Unavailable(GatewayError):
 
     def __init__(self, message: str = "", retry_after_seconds: int = 1) -> None:
         super().__init__(message, headers=[("Retry-After", str(retry_after_seconds))])
+
+
+class NotWritten(Unavailable):
+    """A 503 of which it is certain that nothing was written, such as one that never got as far as the database."""
+
+
+class OutcomeUnknown(Unavailable):
+    """A 503 for a write that may have been made: the answer to it was lost. It is never repeated blindly."""
+
+    default_message = "The database did not answer; whether the write took place is not known."
 
 
 ERRORS: tuple[type[GatewayError], ...] = (

@@ -6,12 +6,35 @@ An observer is anything that takes an event. It must not raise and must not wait
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 
 Event: TypeAlias = msgspec.Struct
 """One of the structs of this module."""
+
+BreakerState = Literal["closed", "half_open", "open"]
+
+
+class BreakerMoved(msgspec.Struct, frozen=True):
+    """A circuit breaker has another state. `reason` is the last fault, for operators; empty for "closed"."""
+
+    name: str
+    state: BreakerState
+    reason: str
+
+
+class Retried(msgspec.Struct, frozen=True):
+    """A statement is run once more. `reason` is a row of `database.retry.KINDS`."""
+
+    reason: str
+
+
+class PoolLeft(msgspec.Struct, frozen=True):
+    """All connections of a pool are given up, for its server takes no writes any more."""
+
+    pool: str
+
 
 Observer = Callable[[Event], None]
 

@@ -20,6 +20,7 @@ FLOORS: dict[str, int] = {
     "events": 0,
     "dsn": 0,
     "coalesce": 0,
+    "breaker": 1,
     "settings": 1,
     "connect": 1,
     "definitions": 1,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import shutil
@@ -13,7 +12,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 from joserfc import jwt
 
@@ -114,17 +112,6 @@ def test_serve_with_a_database_that_will_never_let_it_in_ends_with_one_line(post
     assert answer.returncode == 1
     (told,) = answer.stderr.splitlines()
     assert told.startswith("gateway serve: DATABASE_URL: the database cannot be read: ")
-
-
-def execute(url: str, statement: str) -> None:
-    async def run() -> None:
-        connection = await asyncpg.connect(url)
-        try:
-            await connection.execute(statement)
-        finally:
-            await connection.close()
-
-    asyncio.run(run())
 
 
 def test_every_bad_setting_is_told_in_a_line_of_its_own(

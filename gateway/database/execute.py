@@ -1,90 +1,182 @@
-"""A statement and its values in, rows out: on a pooled connection, within the time it may take, with faults made ours."""
+"""A statement and its values in, rows out: on a pooled connection, within the time it may take, with faults made ours.
+
+What may be tried again is (`retry`), on another connection and within the same time. While the breaker is open nothing is sent.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import asyncpg
 
+from gateway.breaker import Breaker, described
 from gateway.connect import Connection
 from gateway.database.pool import Pool
-from gateway.database.sqlstate import translate
-from gateway.errors import GatewayError, InternalError
+from gateway.database.retry import DEMOTED, LOST, MAX_RETRIES, Budget, Kind, NoConnection, kind_of, pause_seconds
+from gateway.database.sqlstate import translate, translate_connecting
+from gateway.errors import GatewayError, InternalError, NotWritten, Unavailable
+from gateway.events import Observer, Retried, nobody
 
 logger = logging.getLogger("gateway.database")
 
 Rows = list[asyncpg.Record]
 
+GRACE_SECONDS = 0.8
+"""How long past its own time a statement's answer is waited for, with the wait for a connection and all retries."""
+SERVER_LEAD_SECONDS = 0.3
+"""By how much the server must be first to cut a statement off, so that its word counts and not our guess."""
+LEAST_STATEMENT_SECONDS = 0.05
+
 
 class Database:
     """Runs statements. It knows SQL text and values, never a plan."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, name: str = "database", observe: Observer = nobody) -> None:
         self.pool = pool
+        self.breaker = Breaker(name, pool.probe, observe=observe)
+        self._budget = Budget()
+        self._observe = observe
 
     async def fetch(self, sql: str, values: Sequence[Any], timeout_seconds: float | None = None, writing: bool = False) -> Rows:
         """The rows of one statement, which commits by itself. `timeout_seconds` None is the pool's own.
 
-        A write that meets a server which is no primary any more has changed nothing; it is sent once more, to the next one.
-        Raises Violation or a GatewayError. A statement that was cut off by its time has written nothing.
+        Comes back within that time and `GRACE_SECONDS`, whatever the server does. Raises Violation or a GatewayError: NotWritten
+        and those of 4xx say that nothing was written, OutcomeUnknown that a write may have been made. A statement that was cut
+        off by its time has written nothing. A write that meets a server which is no primary any more is sent to the next one.
         """
-        try:
-            return await self._fetch(sql, values, timeout_seconds, writing)
-        except GatewayError as error:
-            if not isinstance(error.__cause__, asyncpg.ReadOnlySQLTransactionError):
-                raise
-            self.pool.leave()
-        return await self._fetch(sql, values, timeout_seconds, writing)
+        usual_seconds = self.pool.options.statement_timeout_seconds
+        seconds = usual_seconds if timeout_seconds is None else timeout_seconds
+        deadline = time.monotonic() + seconds + GRACE_SECONDS
+        retries = 0
+        while True:
+            if not self.breaker.is_closed:
+                raise NotWritten("The database cannot be reached.")
+            attempt = _Attempt(sql, values, writing)
+            try:
+                rows = await attempt.run(self.pool, seconds, usual_seconds, deadline)
+            except Exception as raised:  # noqa: BLE001 - all are made ours
+                fault = raised
+            else:
+                self.breaker.succeeded()
+                self._budget.statements += 1
+                return rows
+            kind = kind_of(fault, attempt.sent)
+            self._note(kind, fault)
+            if not (kind.again == "always" or (kind.again == "unwritten" and not attempt.may_have_written)):
+                break
+            pause = pause_seconds(retries)
+            if retries == MAX_RETRIES or time.monotonic() + pause > deadline or not self._budget.take():
+                break
+            retries += 1
+            self._observe(Retried(kind.reason))
+            await asyncio.sleep(pause)
+        raise _made_ours(fault, attempt) from fault
 
-    async def _fetch(self, sql: str, values: Sequence[Any], timeout_seconds: float | None, writing: bool) -> Rows:
-        try:
-            connection = await self.pool.acquire()
-        except Exception as fault:
-            raise _made_ours(fault, writing=False) from fault
+    def _note(self, kind: Kind, fault: Exception) -> None:
+        """What a fault says of the server."""
+        if kind.fails:
+            self.breaker.failed(described(fault))
+        elif kind is DEMOTED:
+            self.pool.leave()
+
+    async def is_well(self) -> bool:
+        """Whether the database answers now. Goes around an open breaker, which it closes where it does, and around a pool that is
+        all in use: that is load, and no fault of the database."""
+        if self.breaker.is_closed and self.pool.idle:
+            try:
+                await self.fetch("SELECT 1", ())
+            except GatewayError:
+                return await self.breaker.is_well()
+            return True
+        return await self.breaker.is_well()
+
+    async def stop(self) -> None:
+        """Ends what runs in the background. The pool is closed by whoever made it."""
+        await self.breaker.stop()
+
+
+class _Attempt:
+    """One try at a statement. `sent` says that it was begun, `may_have_written` that it may have been committed."""
+
+    __slots__ = ("_sql", "_values", "_writing", "may_have_written", "sent")
+
+    def __init__(self, sql: str, values: Sequence[Any], writing: bool) -> None:
+        self._sql = sql
+        self._values = values
+        self._writing = writing
+        self.sent = False
+        self.may_have_written = False
+
+    async def run(self, pool: Pool, seconds: float, usual_seconds: float, deadline: float) -> Rows:
+        """The rows. Raises what the pool and the driver raise."""
+        connection = await pool.acquire()
         in_doubt = True
         try:
-            if timeout_seconds is None or timeout_seconds == self.pool.options.statement_timeout_seconds:
-                rows: Rows = await connection.fetch(sql, *values)
+            if connection.is_closed():  # since it was handed over
+                raise ConnectionResetError
+            self.sent = True
+            left = deadline - time.monotonic()
+            server_seconds = min(seconds, max(left - SERVER_LEAD_SECONDS, LEAST_STATEMENT_SECONDS))
+            if server_seconds == usual_seconds:
+                self.may_have_written = self._writing
+                rows: Rows = await connection.fetch(self._sql, *self._values, timeout=left)
             else:
-                rows = await _fetch_within(connection, sql, values, timeout_seconds)
+                rows = await self._run_within(connection, server_seconds, deadline)
             in_doubt = False
         except asyncpg.PostgresError as fault:
-            in_doubt = connection.is_in_transaction()
-            raise _made_ours(fault, writing) from fault
-        except Exception as fault:
-            raise _made_ours(fault, writing) from fault
+            in_doubt = connection.is_closed() or connection.is_in_transaction()
+            if kind_of(fault, self.sent) is LOST:
+                pool.doubt(connection)
+            raise
+        except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+            if connection.is_closed():
+                pool.doubt(connection)
+            raise
         else:
             return rows
         finally:
-            self.pool.release(connection, in_doubt)
+            pool.release(connection, in_doubt)
+
+    async def _run_within(self, connection: Connection, seconds: float, deadline: float) -> Rows:
+        """The statement under its own statement_timeout, which holds for its transaction alone.
+
+        A plan that DDL made stale fails the transaction once; it is then run again, whole.
+        """
+        try:
+            return await self._transaction(connection, seconds, deadline)
+        except asyncpg.InvalidCachedStatementError:
+            return await self._transaction(connection, seconds, deadline)
+
+    async def _transaction(self, connection: Connection, seconds: float, deadline: float) -> Rows:
+        begin = f"BEGIN; SET LOCAL statement_timeout = {max(1, round(seconds * 1000))}"
+        await connection.execute(begin, timeout=_left(deadline))
+        try:
+            rows: Rows = await connection.fetch(self._sql, *self._values, timeout=_left(deadline))
+            self.may_have_written = self._writing
+            await connection.execute("COMMIT", timeout=_left(deadline))
+        except asyncpg.PostgresError as fault:
+            if not connection.is_closed() and kind_of(fault, sent=True) is not LOST:
+                await connection.execute("ROLLBACK", timeout=_left(deadline))
+            raise
+        return rows
 
 
-async def _fetch_within(connection: Connection, sql: str, values: Sequence[Any], timeout_seconds: float) -> Rows:
-    """One statement under its own statement_timeout, which holds for its transaction alone.
-
-    A plan that DDL made stale fails the transaction once; it is then run again, whole.
-    """
-    try:
-        return await _transaction(connection, sql, values, timeout_seconds)
-    except asyncpg.InvalidCachedStatementError:
-        return await _transaction(connection, sql, values, timeout_seconds)
+def _left(deadline: float) -> float:
+    """At least a moment: the driver takes nought or less for no time at all, and says so in words that are not for us."""
+    return max(0.001, deadline - time.monotonic())
 
 
-async def _transaction(connection: Connection, sql: str, values: Sequence[Any], timeout_seconds: float) -> Rows:
-    await connection.execute(f"BEGIN; SET LOCAL statement_timeout = {round(timeout_seconds * 1000)}")
-    try:
-        rows: Rows = await connection.fetch(sql, *values, timeout=timeout_seconds + 1)
-        await connection.execute("COMMIT")
-    except asyncpg.PostgresError:
-        await connection.execute("ROLLBACK")
-        raise
-    return rows
-
-
-def _made_ours(fault: BaseException, writing: bool) -> Exception:
-    ours = translate(fault, writing)
-    if isinstance(ours, InternalError) or (isinstance(ours, GatewayError) and ours.status == 503):
-        logger.warning("database: %s: %s", type(fault).__name__, fault)
+def _made_ours(fault: Exception, attempt: _Attempt) -> Exception:
+    if isinstance(fault, NoConnection):
+        ours: Exception = NotWritten("The database could not be reached in time.")
+    elif attempt.sent:
+        ours = translate(fault, attempt.may_have_written)
+    else:
+        ours = translate_connecting(fault)
+    if isinstance(ours, InternalError | Unavailable):
+        logger.warning("database: %s", described(fault))
     return ours

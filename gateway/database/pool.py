@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
+import socket
 import time
 from collections.abc import Coroutine
 from typing import Any
@@ -17,7 +19,9 @@ from typing import Any
 import msgspec
 
 from gateway.connect import Connection, Connector
-from gateway.errors import Unavailable
+from gateway.database.retry import NoConnection
+from gateway.errors import NotWritten
+from gateway.events import Observer, PoolLeft, nobody
 
 logger = logging.getLogger("gateway.database")
 
@@ -33,6 +37,10 @@ SESSION = {
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 STATEMENTS_PER_CONNECTION = 500
+COMMAND_GRACE_SECONDS = 1.0
+"""Past the statement timeout: the bound of what is sent without a bound of its own."""
+KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 25_000}
+"""A peer that says nothing for 10 s is asked thrice, every 5 s, and then given up; so is what it does not acknowledge (in ms)."""
 MAINTENANCE_SECONDS = 5.0
 SHORTEST_MAINTENANCE_SECONDS = 0.1
 GOODBYE_SECONDS = 1.0
@@ -41,7 +49,7 @@ LEAVE_PAUSE_SECONDS = 1.0
 
 
 class PoolOptions(msgspec.Struct, frozen=True):
-    """Sizes are connections of this process. `command_grace_seconds` is how long past the statement timeout the client waits."""
+    """Sizes are connections of this process."""
 
     url: str
     name: str
@@ -50,12 +58,17 @@ class PoolOptions(msgspec.Struct, frozen=True):
     idle_seconds: float = 30
     acquire_timeout_seconds: float = 1
     statement_timeout_seconds: float = 5
-    command_grace_seconds: float = 1
+    lifetime_seconds: float = 1800
 
 
-class _Idle(msgspec.Struct):
+class _Member(msgspec.Struct):
+    """A connection of the pool. Times are of the monotonic clock; `leaves` says that it is closed when it comes back."""
+
     connection: Connection
-    since: float
+    born: float
+    ends: float
+    idle_since: float = 0.0
+    leaves: bool = False
 
 
 class Pool:
@@ -66,18 +79,19 @@ class Pool:
     whatever comes free or is opened goes to the first in line, and an opening that fails is told to the first in line.
     """
 
-    def __init__(self, options: PoolOptions) -> None:
+    def __init__(self, options: PoolOptions, observe: Observer = nobody) -> None:
         self.options = options
-        self._connector = Connector(options.url)
-        self._left: set[Connection] = set()
-        self.departures = 0
-        self._may_leave_at = float("-inf")
-        self._idle: list[_Idle] = []
-        self._in_use: set[Connection] = set()
-        self._openings: set[asyncio.Task[None]] = set()
+        self._observe = observe
+        self._idle: list[_Member] = []
+        self._in_use: dict[Connection, _Member] = {}
+        self._openings: dict[asyncio.Task[None], float] = {}  # and when each began
         self._waiting: dict[asyncio.Future[Connection], None] = {}  # in order of arrival; a dict, for who leaves the line early
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_open = False
+        self._handed_over = 0
+        self._doubted_at = self._may_leave_at = float("-inf")
+        self._connector = Connector(options.url)
+        self.departures = 0
         self._closing = False
         self._all_back = asyncio.Event()
 
@@ -103,8 +117,7 @@ class Pool:
         if self._is_open:
             return
         opened = await asyncio.gather(*(self._connect() for _ in range(self.options.minimum)), return_exceptions=True)
-        now = time.monotonic()
-        self._idle += [_Idle(outcome, now) for outcome in opened if not isinstance(outcome, BaseException)]
+        self._idle += [self._member(outcome) for outcome in opened if not isinstance(outcome, BaseException)]
         faults = [outcome for outcome in opened if isinstance(outcome, BaseException)]
         if faults and len(faults) == len(opened):
             raise faults[0]
@@ -119,7 +132,7 @@ class Pool:
         self._closing = True
         for waiter in self._waiting:
             if not waiter.done():
-                waiter.set_exception(Unavailable("The service is stopping."))
+                waiter.set_exception(NotWritten("The service is stopping."))
         for task in self._tasks:
             task.cancel()
         idle, self._idle = self._idle, []
@@ -143,15 +156,16 @@ class Pool:
             await self._all_back.wait()
 
     async def acquire(self) -> Connection:
-        """A connection, for `release` to take back. Raises Unavailable when none comes free in time, or the driver's
-        exception when one cannot be opened."""
+        """A connection, for `release` to take back. Raises NotWritten when none comes free in time, NoConnection when none can be
+        opened in that time, or the driver's exception when opening one fails."""
         while self._idle:
-            connection = self._idle.pop().connection
+            member = self._idle.pop()
+            connection = member.connection
             if not connection.is_closed():
-                self._in_use.add(connection)
+                self._in_use[connection] = member
                 return connection
         if self._closing:
-            raise Unavailable("The service is stopping.")
+            raise NotWritten("The service is stopping.")
         return await self._wait()
 
     def release(self, connection: Connection, in_doubt: bool = False) -> None:
@@ -159,17 +173,28 @@ class Pool:
 
         Raises KeyError for one that is not in use: two callers would come to share it.
         """
-        self._in_use.remove(connection)
-        if connection in self._left:
-            self._left.remove(connection)
-            in_doubt = True
+        member = self._in_use.pop(connection)
         if self._closing and not self._in_use:
             self._all_back.set()
         if in_doubt or connection.is_closed():
             connection.terminate()
             self._open_for_waiters()
+        elif member.leaves:
+            self._part_with(member)
+            self._open_for_waiters()
         else:
-            self._put(connection)
+            self._put(member)
+
+    def doubt(self, connection: Connection) -> None:
+        """A connection in use was lost: those that idle may be too, and whoever tries again should not find out by them.
+
+        Only those go that were open then: of many that are lost together, the first makes room for new ones.
+        """
+        if self._in_use[connection].born > self._doubted_at:
+            self._doubted_at = time.monotonic()
+            for member in self._idle:
+                member.connection.terminate()
+            self._idle.clear()
 
     def leave(self) -> None:
         """The server takes no writes any more: its connections are dropped, those in use as they come back, and the next ones
@@ -181,21 +206,53 @@ class Pool:
         self.departures += 1
         logger.warning("database: the server takes no writes; its connections are dropped")
         idle, self._idle = self._idle, []
-        self._left |= self._in_use
-        for entry in idle:
-            entry.connection.terminate()
+        for member in idle:
+            member.connection.terminate()
+        for member in self._in_use.values():
+            member.leaves = True
+        self._observe(PoolLeft(self.options.name))
 
-    def _put(self, connection: Connection) -> None:
+    async def probe(self) -> None:
+        """Raises where the server does not let us in and answer. The connection that it takes stays, where there is room.
+
+        It may be one more than the maximum for a moment: all others may hang.
+        """
+        connection = await self._connect()
+        try:
+            await connection.execute("SELECT 1")
+        except BaseException:
+            connection.terminate()
+            raise
+        member = self._member(connection)
+        if self.size < self.options.maximum:
+            self._put(member)
+        else:
+            self._part_with(member)
+        if self._is_open:
+            self._open_more(self.options.minimum - self.size)
+
+    def _member(self, connection: Connection) -> _Member:
+        now = time.monotonic()
+        # So that those which were opened together do not end together.
+        lifetime = self.options.lifetime_seconds * random.uniform(0.9, 1.1)  # noqa: S311 - no secret
+        return _Member(connection, now, now + lifetime, now)
+
+    def _put(self, member: _Member) -> None:
         """A connection that is free goes to the first in line, or rests."""
         if self._closing:
-            connection.terminate()
+            member.connection.terminate()
             return
         waiter = self._next_waiter()
         if waiter is None:
-            self._idle.append(_Idle(connection, time.monotonic()))
+            member.idle_since = time.monotonic()
+            self._idle.append(member)
         else:
-            self._in_use.add(connection)
-            waiter.set_result(connection)
+            self._in_use[member.connection] = member
+            self._handed_over += 1
+            waiter.set_result(member.connection)
+
+    def _part_with(self, member: _Member) -> None:
+        self._spawn(_say_goodbye(member.connection), self._tasks)
 
     def _next_waiter(self) -> asyncio.Future[Connection] | None:
         while self._waiting:
@@ -209,13 +266,15 @@ class Pool:
         waiter: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
         self._waiting[waiter] = None
         self._open_for_waiters()
+        arrived, before = time.monotonic(), self._handed_over
         try:
             async with asyncio.timeout(self.options.acquire_timeout_seconds):
                 return await waiter
         except TimeoutError:
             self._give_back(waiter)
-            reason = "Every database connection is busy." if self._in_use else "The database could not be reached in time."
-            raise Unavailable(reason) from None
+            if self._handed_over == before and any(began <= arrived for began in self._openings.values()):
+                raise NoConnection("no connection could be opened in time") from None
+            raise NotWritten("Every database connection is busy.") from None
         except asyncio.CancelledError:
             self._give_back(waiter)
             raise
@@ -234,7 +293,8 @@ class Pool:
 
     def _open_more(self, count: int) -> None:
         for _ in range(0 if self._closing else count):
-            self._spawn(self._open_one(), self._openings)
+            opening = asyncio.get_running_loop().create_task(self._open_one())
+            self._openings[opening] = time.monotonic()
 
     async def _open_one(self) -> None:
         """Goes on when the caller that it was begun for has given up: the next one, or the idle, will have its connection."""
@@ -250,9 +310,9 @@ class Pool:
             fault = raised
         finally:
             if task := asyncio.current_task():
-                self._openings.discard(task)
+                self._openings.pop(task, None)
         if connection is not None:
-            self._put(connection)
+            self._put(self._member(connection))
         elif fault is not None:
             if waiter := self._next_waiter():
                 waiter.set_exception(fault)
@@ -265,14 +325,20 @@ class Pool:
             "application_name": options.name,
             "statement_timeout": str(round(options.statement_timeout_seconds * 1000)),
             "idle_in_transaction_session_timeout": str(round((options.statement_timeout_seconds + 5) * 1000)),
+            # The server's end of the same: a transaction of a process that vanished holds its locks no longer than this.
+            "tcp_keepalives_idle": str(KEEPALIVE["TCP_KEEPIDLE"]),
+            "tcp_keepalives_interval": str(KEEPALIVE["TCP_KEEPINTVL"]),
+            "tcp_keepalives_count": str(KEEPALIVE["TCP_KEEPCNT"]),
         }
-        return await self._connector.connect(
+        connection = await self._connector.connect(
             timeout_seconds=CONNECT_TIMEOUT_SECONDS,
-            command_timeout=options.statement_timeout_seconds + options.command_grace_seconds,
+            command_timeout=options.statement_timeout_seconds + COMMAND_GRACE_SECONDS,
             statement_cache_size=STATEMENTS_PER_CONNECTION,
             max_cached_statement_lifetime=0,
             server_settings=settings,
         )
+        _keep_alive(connection)
+        return connection
 
     def _spawn(self, work: Coroutine[Any, Any, None], kept: set[asyncio.Task[None]]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -280,22 +346,25 @@ class Pool:
         task.add_done_callback(kept.discard)
 
     async def _maintain(self) -> None:
-        """Closes what idled too long above the minimum, drops what the server closed, and keeps the minimum open."""
+        """Closes what idled too long above the minimum or is too old, drops what is closed, and keeps the minimum open."""
         while True:
             await asyncio.sleep(min(MAINTENANCE_SECONDS, max(self.options.idle_seconds, SHORTEST_MAINTENANCE_SECONDS)))
-            horizon = time.monotonic() - self.options.idle_seconds
-            self._idle = [entry for entry in self._idle if not entry.connection.is_closed()]
-            if self._connector.is_particular and any(_takes_no_writes(entry.connection) for entry in self._idle):
+            now = time.monotonic()
+            idle_before = now - self.options.idle_seconds
+            self._idle = [member for member in self._idle if not member.connection.is_closed()]
+            if self._connector.is_particular and any(_takes_no_writes(member.connection) for member in self._idle):
                 self.leave()
             surplus = self.size - self.options.minimum
-            kept: list[_Idle] = []
-            for entry in self._idle:
-                if surplus > 0 and entry.since < horizon:
+            kept: list[_Member] = []
+            for member in self._idle:
+                if member.ends < now or (surplus > 0 and member.idle_since < idle_before):
                     surplus -= 1
-                    self._spawn(_say_goodbye(entry.connection), self._tasks)
+                    self._part_with(member)
                 else:
-                    kept.append(entry)
+                    kept.append(member)
             self._idle = kept
+            for member in self._in_use.values():
+                member.leaves = member.leaves or member.ends < now
             self._open_more(self.options.minimum - self.size)
 
 
@@ -303,6 +372,18 @@ def _takes_no_writes(connection: Connection) -> bool:
     """Whether the server has told so since, as it does when its configuration is changed."""
     told = connection.get_settings()
     return "on" in (getattr(told, "in_hot_standby", ""), getattr(told, "default_transaction_read_only", ""))
+
+
+def _keep_alive(connection: Connection) -> None:
+    """Has the system ask a silent peer whether it is there still: one that vanished without a word is noticed while it idles."""
+    transport: Any = connection._transport  # type: ignore[attr-defined]
+    found = transport.get_extra_info("socket")
+    if found is None or found.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in KEEPALIVE.items():
+        if hasattr(socket, option):  # each system has its own
+            found.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
 async def _say_goodbye(connection: Connection) -> None:

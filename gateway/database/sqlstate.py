@@ -11,7 +11,17 @@ from typing import Literal
 import asyncpg
 import msgspec
 
-from gateway.errors import Conflict, DatabaseTimeout, Forbidden, GatewayError, InternalError, Unavailable, ValidationFailed
+from gateway.errors import (
+    Conflict,
+    DatabaseTimeout,
+    Forbidden,
+    GatewayError,
+    InternalError,
+    NotWritten,
+    OutcomeUnknown,
+    Unavailable,
+    ValidationFailed,
+)
 from gateway.query.compile import REFUSED
 
 ViolationKind = Literal["not_null", "foreign", "unique", "check", "exclusion", "value"]
@@ -69,25 +79,28 @@ SQL_OR_VALUE = frozenset({"42601", "42602", "42704", "42883", "42P01", "3F000"})
 
 ERRORS: dict[str, tuple[type[GatewayError], str]] = {
     "57014": (DatabaseTimeout, ""),
-    "55P03": (Unavailable, "The row is being changed by another request; try again."),
-    "40": (Unavailable, "The request ran into another one; nothing was written, try again."),
-    "08": (Unavailable, "The database cannot be reached."),
-    "53": (Unavailable, "The database is out of resources."),
-    "57P": (Unavailable, "The database is restarting."),
-    "58": (Unavailable, "The database has trouble with its storage."),
-    "28": (Unavailable, "The database cannot be reached."),
-    "3D": (Unavailable, "The database cannot be reached."),
-    "42P01": (Unavailable, "The database has changed; the service must be started again."),
-    "42703": (Unavailable, "The database has changed; the service must be started again."),
-    "3F": (Unavailable, "The database has changed; the service must be started again."),
-    "25006": (Unavailable, "The database takes no writes now."),
+    "55P03": (NotWritten, "The row is being changed by another request; try again."),
+    "40003": (OutcomeUnknown, OutcomeUnknown.default_message),
+    "40": (NotWritten, "The request ran into another one; nothing was written, try again."),
+    "08": (NotWritten, "The database cannot be reached."),
+    "53": (NotWritten, "The database is out of resources."),
+    "57P": (NotWritten, "The database is restarting."),
+    "58": (NotWritten, "The database has trouble with its storage."),
+    "28": (NotWritten, "The database cannot be reached."),
+    "3D": (NotWritten, "The database cannot be reached."),
+    "42P01": (NotWritten, "The database has changed; the service must be started again."),
+    "42703": (NotWritten, "The database has changed; the service must be started again."),
+    "3F": (NotWritten, "The database has changed; the service must be started again."),
+    "25006": (NotWritten, "The database takes no writes now."),
     "22": (ValidationFailed, "A value is not one that the database takes."),
     "23": (Conflict, "The request conflicts with what is stored."),
     "54": (ValidationFailed, "The request is too large for the database."),
     "0A000": (ValidationFailed, "The database cannot do this with a column of this kind."),
     "P0": (ValidationFailed, "A rule of the database refused the request."),
 }
-"""SQLSTATE, or the beginning of one: the longest that fits decides. Anything else is a bug of ours."""
+"""SQLSTATE, or the beginning of one: the longest that fits decides. Anything else is a bug of ours.
+
+A server that answers with an error has undone the statement; one that ends the session with it may not have (`translate`)."""
 
 
 def translate(fault: BaseException, writing: bool) -> Exception:
@@ -97,16 +110,32 @@ def translate(fault: BaseException, writing: bool) -> Exception:
             return fault
         case _ if _is_our_bug(fault):
             return InternalError()
+        case asyncpg.PostgresError() if writing and ends_the_session(fault):
+            return OutcomeUnknown()
         case asyncpg.PostgresError() if fault.sqlstate:
             return _from_sqlstate(fault, str(fault.sqlstate))
         case TimeoutError() | asyncpg.InterfaceError() | OSError() | asyncpg.InternalClientError():
-            return Unavailable(
-                "The database did not answer; whether the write took place is not known."
-                if writing
-                else "The database cannot be reached."
-            )
+            return OutcomeUnknown() if writing else Unavailable("The database cannot be reached.")
         case _:
             return InternalError()
+
+
+def ends_the_session(fault: asyncpg.PostgresError) -> bool:
+    """Whether the session ended with this error, or the driver says that it did. That can be between a COMMIT and its answer."""
+    return isinstance(fault, asyncpg.PostgresConnectionError) or (
+        getattr(fault, "severity_en", None) or getattr(fault, "severity", None)
+    ) in (
+        "FATAL",
+        "PANIC",
+    )
+
+
+def translate_connecting(fault: BaseException) -> GatewayError:
+    """What kept a connection from being made, so that nothing was sent, as ours."""
+    ours = translate(fault, writing=False)
+    if isinstance(ours, NotWritten):
+        return ours
+    return NotWritten(ours.message if isinstance(ours, Unavailable) else "The database cannot be reached.")
 
 
 def _is_our_bug(fault: BaseException) -> bool:
