@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,6 @@ from starlette.requests import Request
 from starlette.responses import Response as PageResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
-from uvicorn.config import STARTUP_FAILURE
-from uvicorn.supervisors import Multiprocess
 
 from gateway.cache.cache import Cache, choose, make_cache
 from gateway.cache.dependencies import read_dependencies
@@ -51,6 +50,8 @@ from gateway.http.protocol import HttpProtocol
 from gateway.http.request_log import RequestLog
 from gateway.http.responses import Response, json_response
 from gateway.http.routes import DataRoutes, Edge, Serving
+from gateway.http.server import Server
+from gateway.http.workers import Supervisor
 from gateway.pipeline import Pipeline
 from gateway.settings import Settings, check_startable, database_url, load_settings
 
@@ -60,6 +61,8 @@ DOTENV = Path(".env")
 HEALTH_TIMEOUT_SECONDS = 2.0
 COMING_UP_SECONDS = 0.25
 """Between two looks for a database that has not been seen since the start."""
+POOL_CLOSE_SECONDS = 8.0
+"""What the pool and the rest take to close, at the most, once no request is in flight."""
 DOCS_POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -169,6 +172,7 @@ class Gateway:
         )
         self._database = Database(self.pool)
         self.cache: Cache | None = None
+        self._draining = False
         self.limiter = RateLimiter(settings.rate_limit, settings.redis_url)
         self.jwks, verifier = _tokens(settings)
         self._coming_up: asyncio.Task[None] | None = None
@@ -230,6 +234,13 @@ class Gateway:
             except Exception:
                 logger.exception("not ready: the catalog could not be built")
         logger.warning("ready: the database has been reached")
+
+    def drain(self) -> None:
+        """Not ready from now on, for whoever asks `/health/ready`; everything else goes on."""
+        self._draining = True
+
+    async def reload(self) -> None:
+        """Nothing yet."""
 
     async def stop(self) -> None:
         """Closes the pool, waiting a bounded time for statements that run, and what else is open."""
@@ -303,7 +314,7 @@ class Gateway:
     def _starlette(self) -> Starlette:
         return Starlette(
             routes=[
-                *health_routes(self._checks(), self._broken),
+                *health_routes(self._checks(), self._broken, lambda: self._draining),
                 Route("/docs", _docs, methods=["GET"]),
                 Route("/docs/{name}", _docs, methods=["GET"]),
             ],
@@ -362,7 +373,7 @@ def create() -> Gateway:
 
 
 def serve(settings: Settings) -> None:
-    """Runs the service until it is told to stop. Raises ConfigurationError where it cannot start.
+    """Runs the service until SIGTERM. Raises ConfigurationError where it cannot start, KeyboardInterrupt when Ctrl-C ended it.
 
     Raises SystemExit where that shows only in a process that serves, which then has logged why.
     """
@@ -372,18 +383,30 @@ def serve(settings: Settings) -> None:
         asyncio.run(assemble(settings))  # what would stop every process stops the start, once
     if settings.auth == "off":
         logger.warning("AUTH=off: every caller may read and change everything")
-    if settings.workers > 1:
-        os.environ["WORKERS"] = str(settings.workers)  # whether answers may be kept in memory hangs on it
-        config = _server_config(settings, "gateway.app:create", factory=True, workers=settings.workers)
-        supervisor = Multiprocess(config, sockets=[config.bind_socket()])
-        supervisor.run()
-        if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
-            raise SystemExit(1)
-        return
+    stopped_by = _serve_in_workers(settings) if settings.workers > 1 else _serve_here(settings)
+    if stopped_by == signal.SIGINT:
+        raise KeyboardInterrupt
+
+
+def _serve_in_workers(settings: Settings) -> signal.Signals | None:
+    os.environ["WORKERS"] = str(settings.workers)  # whether answers may be kept in memory hangs on it
+    config = _server_config(settings, "gateway.app:create", factory=True, workers=settings.workers)
+    supervisor = Supervisor(
+        config, [config.bind_socket()], settings.shutdown_drain_seconds, settings.shutdown_timeout_seconds + POOL_CLOSE_SECONDS
+    )
+    supervisor.run()
+    if supervisor.failed:
+        raise SystemExit(1)
+    return supervisor.stopped_by
+
+
+def _serve_here(settings: Settings) -> signal.Signals | None:
+    server = Server(_server_config(settings, Gateway(settings)), settings.shutdown_drain_seconds)
     try:
-        uvicorn.Server(_server_config(settings, Gateway(settings))).run()
+        server.run()
     except SystemExit:  # uvicorn's own status for this is 3
         raise SystemExit(1) from None
+    return server.stopped_by
 
 
 def _server_config(settings: Settings, application: Any, **options: Any) -> uvicorn.Config:
@@ -398,6 +421,7 @@ def _server_config(settings: Settings, application: Any, **options: Any) -> uvic
         server_header=False,
         proxy_headers=False,  # uvicorn would believe X-Forwarded-For of every local peer; `edge` believes TRUSTED_PROXIES alone
         lifespan="on",
+        timeout_graceful_shutdown=settings.shutdown_timeout_seconds,
         **options,
     )
 

@@ -2,6 +2,7 @@
 
 Takes arguments and the environment; gives what the command prints on stdout, progress and mistakes on stderr, and 0, 1 (a
 mistake or a failed check), 2 (arguments that argparse refuses), or 128 + the signal that stopped it: 130 for Ctrl-C.
+SIGTERM is how `gateway serve` is meant to end: with 0.
 What a command needs is imported inside it, so that `--help` answers at once.
 """
 
@@ -34,8 +35,8 @@ PROJECT = Path("pyproject.toml")
 DATA = Path(".data")
 DEFAULT_ROWS = 1000
 SEED = 1
-DEV_RATE_LIMIT = "6000/minute"
-"""Where none is set: whoever tries things out, or tests against it, should not be slowed down."""
+DEV_DEFAULTS = {"RATE_LIMIT": "6000/minute", "SHUTDOWN_DRAIN_SECONDS": "0"}
+"""Where they are not set: whoever tries things out, or tests against it, should not be slowed down."""
 STOP_TIMEOUT_SECONDS = 15.0
 
 
@@ -60,7 +61,8 @@ def main(argv: list[str] | None = None) -> int:
             tell(f"gateway {arguments.command}: {line}")
         return 1
     except KeyboardInterrupt:
-        return 128 + stopped_by[-1]
+        asked_to_stop = arguments.command == "serve" and stopped_by[-1] == signal.SIGTERM
+        return 0 if asked_to_stop else 128 + stopped_by[-1]
     except BrokenPipeError:
         # Whoever read our output has gone; at its end Python would try to flush it once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -211,7 +213,7 @@ def _settings(defaults: Mapping[str, str] | None = None, **overrides: object) ->
 
 
 def _dev(arguments: argparse.Namespace) -> int:
-    settings = _settings({"RATE_LIMIT": DEV_RATE_LIMIT}, port=arguments.port, database_url="", redis_url="")
+    settings = _settings(DEV_DEFAULTS, port=arguments.port, database_url="", redis_url="")
     from gateway import dev
 
     dev.run(settings, arguments.data, arguments.rows, arguments.reload)
@@ -223,7 +225,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     from gateway import app
 
     app.serve(settings)
-    raise KeyboardInterrupt  # which uvicorn keeps to itself, once it has stopped in order
+    return 0
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -130,6 +130,7 @@ def child_variables(settings: Settings) -> Mapping[str, str]:
         "REDIS_URL": settings.redis_url,
         "PORT": str(settings.port),
         "RATE_LIMIT": settings.rate_limit or "off",
+        "SHUTDOWN_DRAIN_SECONDS": f"{settings.shutdown_drain_seconds:g}",
         "AUTH": settings.auth,
         "AUTH_JWKS_URL": settings.auth_jwks_url,
         "AUTH_ISSUER": settings.auth_issuer,

@@ -49,6 +49,8 @@ class Settings(msgspec.Struct, frozen=True):
     cors_origins: tuple[str, ...]
     trusted_proxies: tuple[str, ...]
     max_body_bytes: int
+    shutdown_drain_seconds: float
+    shutdown_timeout_seconds: int
 
     def __repr__(self) -> str:
         """Every setting, with the passwords in URLs masked: a log line or a traceback may show it."""
@@ -245,11 +247,15 @@ VARIABLES: tuple[Variable, ...] = (
         "whose X-Forwarded-For counts",
     ),
     Variable("MAX_BODY_BYTES", _whole(1, 2**30), "1048576", "bytes", "of a request's body"),
+    Variable(
+        "SHUTDOWN_DRAIN_SECONDS", _number(0, 600), "2", "seconds", "served on after SIGTERM, not ready, for balancers to notice"
+    ),
+    Variable("SHUTDOWN_TIMEOUT_SECONDS", _whole(1, 600), "10", "seconds", "then, for what is in flight to finish"),
 )
 """Every setting, in the order that people read them."""
 
 _BY_NAME = {variable.name: variable for variable in VARIABLES}
-_OUR_PREFIXES = ("DATABASE_", "AUTH_", "CACHE_", "RATE_LIMIT", "CORS_", "TRUSTED_")
+_OUR_PREFIXES = ("DATABASE_", "AUTH_", "CACHE_", "RATE_LIMIT", "CORS_", "TRUSTED_", "SHUTDOWN_")
 # What Kubernetes and Docker set for a neighbour that happens to be called "auth" or "database", as NAME=VALUE.
 _SERVICE_LINK = re.compile(
     r"\w+_(SERVICE_HOST=.*|SERVICE_PORT(_\w+)?=.*|PORT(_\d+_[A-Z]+)?=[a-z]+://.*|PORT_\d+_[A-Z]+_(PROTO|PORT|ADDR)=.*)"

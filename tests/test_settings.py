@@ -58,10 +58,14 @@ def test_defaults_are_the_contracts() -> None:
         cors_origins=(),
         trusted_proxies=(),
         max_body_bytes=1048576,
+        shutdown_drain_seconds=2.0,
+        shutdown_timeout_seconds=10,
     )
 
 
 GOOD = [
+    ("SHUTDOWN_DRAIN_SECONDS", "0", 0.0),
+    ("SHUTDOWN_TIMEOUT_SECONDS", "30", 30),
     ("DATABASE_URL", "postgresql://u:p@h:5432/d", "postgresql://u:p@h:5432/d"),
     ("DATABASE_URL", "postgresql://postgres@/postgres?host=/some/dir", "postgresql://postgres@/postgres?host=/some/dir"),
     ("DATABASE_URL", "", None),
@@ -141,6 +145,8 @@ BAD = [
     ("SERVICE_NAME", ""),
     ("CORS_ORIGINS", "https://a.example/path"),
     ("CORS_ORIGINS", "a.example"),
+    ("SHUTDOWN_DRAIN_SECONDS", "601"),
+    ("SHUTDOWN_TIMEOUT_SECONDS", "1.5"),
     ("TRUSTED_PROXIES", "*"),
     ("TRUSTED_PROXIES", "10.0.0.1/8"),
     ("TRUSTED_PROXIES", "10.0.0.1,,"),

@@ -24,13 +24,20 @@ def _health(well: bool, checks: Mapping[str, Any]) -> Response:
     )
 
 
-def health_routes(checks: Mapping[str, Check], notices: Callable[[], Mapping[str, str]]) -> list[Route]:
-    """`/health/live` and `/health/ready`. `notices` are things that are wrong but keep nobody else from being served."""
+def health_routes(
+    checks: Mapping[str, Check], notices: Callable[[], Mapping[str, str]], is_draining: Callable[[], bool]
+) -> list[Route]:
+    """`/health/live` and `/health/ready`. `notices` are things that are wrong but keep nobody else from being served.
+
+    One that drains is not ready, whatever its dependencies say: they are not asked.
+    """
 
     async def live(_request: Request) -> Response:
         return _health(True, {})
 
     async def ready(_request: Request) -> Response:
+        if is_draining():
+            return _health(False, {"process": {"status": "unavailable", "reason": "is stopping"}})
         results = {name: await check() for name, check in checks.items()}
         told: dict[str, Any] = {
             name: {"status": "ok" if well else "unavailable", "reason": reason} for name, (well, reason) in results.items()

@@ -36,6 +36,7 @@ from gateway.errors import GatewayError, Problem, ValidationFailed
 from gateway.http.edge import CLOSE, MAX_HEAD_BYTES, MAX_HEADERS, SECURITY, head_too_large
 from gateway.http.requests import read_headers
 from gateway.http.responses import Header, problem_response
+from gateway.http.server import DrainableState
 
 HEAD_DEADLINE_SECONDS = 10.0
 
@@ -253,7 +254,7 @@ class HttpProtocol(HttpToolsProtocol):
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
             expect_100_continue=self.expect_100_continue,
-            keep_alive=version != "1.0" and parser.should_keep_alive(),
+            keep_alive=version != "1.0" and parser.should_keep_alive() and not self._is_draining(),
             on_response=self.on_response_complete,
         )
         if before is None or before.response_complete:
@@ -308,6 +309,9 @@ class HttpProtocol(HttpToolsProtocol):
         task = self.loop.create_task(cycle.run_asgi(app))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+
+    def _is_draining(self) -> bool:
+        return isinstance(self.server_state, DrainableState) and self.server_state.draining
 
     def send_400_response(self, msg: str) -> None:
         """Refuses what is no HTTP, or what `_refusal` says, and ends the connection.

@@ -6,6 +6,7 @@ operation raises becomes the error envelope here, and what nobody foresaw become
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.catalog.model import Resource
 from gateway.definitions.model import Operation
-from gateway.errors import GatewayError, InternalError, NotFound
+from gateway.errors import GatewayError, InternalError, NotFound, Unavailable
 from gateway.guards.grants import Policy, Unrestricted
 from gateway.guards.tokens import Caller
 from gateway.http.admission import Admission, Limits, Visitor
@@ -96,6 +97,9 @@ class DataRoutes:
             error_code = error.code
         except ClientLeft:
             return
+        except asyncio.CancelledError:  # by the server's end, which waits no longer
+            response = problem_response(Unavailable("The service is stopping."))
+            error_code = Unavailable.code
         except Exception:
             logger.exception("request %s failed", headers.request_id.decode())
             response = problem_response(InternalError())

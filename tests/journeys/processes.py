@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import msgspec
 
 COMMAND = shutil.which("gateway", path=str(Path(sys.executable).parent)) or "gateway"
 PATIENCE_SECONDS = 60.0
@@ -21,7 +22,8 @@ PATIENCE_SECONDS = 60.0
 def environment(database_url: str, **variables: str) -> dict[str, str]:
     """This process's environment without the gateway's own variables, and with those given."""
     kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH")}
-    return {**kept, "DATABASE_URL": database_url, "AUTH": "off", "RATE_LIMIT": "off", **variables}
+    quick = {"AUTH": "off", "RATE_LIMIT": "off", "SHUTDOWN_DRAIN_SECONDS": "0"}
+    return {**kept, "DATABASE_URL": database_url, **quick, **variables}
 
 
 def run(directory: Path, database_url: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -44,13 +46,28 @@ def free_port() -> int:
         return port
 
 
+class Server(msgspec.Struct):
+    """`gateway serve` as it runs, a client of it, and where it writes its log."""
+
+    process: subprocess.Popen[bytes]
+    client: httpx.Client
+    log: Path
+
+
 @contextmanager
 def serving(directory: Path, database_url: str, log: Path, **variables: str) -> Iterator[httpx.Client]:
     """A client of `gateway serve`, once it answers; `log` has what it wrote."""
+    with server(directory, database_url, log, **variables) as found:
+        yield found.client
+
+
+@contextmanager
+def server(directory: Path, database_url: str, log: Path, *arguments: str, **variables: str) -> Iterator[Server]:
+    """`gateway serve` with these arguments, once it answers. It is ended if the block has not done so."""
     port = free_port()
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [COMMAND, "serve", "--port", str(port)],
+            [COMMAND, "serve", "--port", str(port), *arguments],
             cwd=directory,
             env=environment(database_url, **variables),
             stdout=output,
@@ -59,10 +76,15 @@ def serving(directory: Path, database_url: str, log: Path, **variables: str) -> 
         try:
             with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
                 _await_answer(client, process, log)
-                yield client
+                yield Server(process, client, log)
         finally:
             process.terminate()
-            process.wait(PATIENCE_SECONDS)
+            try:
+                process.wait(PATIENCE_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                raise
 
 
 def _await_answer(client: httpx.Client, process: subprocess.Popen[bytes], log: Path) -> None:
