@@ -38,6 +38,7 @@ SEED = 1
 DEV_DEFAULTS = {"RATE_LIMIT": "6000/minute", "SHUTDOWN_DRAIN_SECONDS": "0"}
 """Where they are not set: whoever tries things out, or tests against it, should not be slowed down."""
 STOP_TIMEOUT_SECONDS = 15.0
+MIGRATION_WAIT_SECONDS = 600
 
 
 LASTING = ("serve", "dev")
@@ -128,6 +129,9 @@ def _add_migrate(migrate: argparse.ArgumentParser) -> None:
     down = _command(actions, "down", _migrate_down, "take the database down to a revision, which stays applied")
     # argparse would read -1 as an option, were it not the only one that looks like a number.
     down.add_argument("revision", metavar="REV", help="a revision's id, -N, or base for nothing at all")
+    for action in (up, down):
+        told = f"how long to wait for another migrator (default: {MIGRATION_WAIT_SECONDS})"
+        action.add_argument("--wait", type=_count, default=MIGRATION_WAIT_SECONDS, metavar="SECONDS", help=told)
     _command(actions, "status", _migrate_status, "what is applied and what is not; fails when the database is behind")
     new = _command(actions, "new", _migrate_new, "write an empty revision file and print its path")
     new.add_argument("name", metavar="NAME", help="a few words on what it does")
@@ -298,7 +302,7 @@ def _migrate_up(arguments: argparse.Namespace) -> int:
     url = database_url(_settings())
     from gateway import migrate
 
-    migrate.upgrade(url, arguments.revision)
+    migrate.upgrade(url, arguments.revision, _waiting(arguments))
     return 0
 
 
@@ -306,8 +310,14 @@ def _migrate_down(arguments: argparse.Namespace) -> int:
     url = database_url(_settings())
     from gateway import migrate
 
-    migrate.downgrade(url, arguments.revision)
+    migrate.downgrade(url, arguments.revision, _waiting(arguments))
     return 0
+
+
+def _waiting(arguments: argparse.Namespace) -> Any:
+    from gateway import migrate
+
+    return migrate.Waiting(arguments.wait, lambda line: tell(f"gateway migrate {arguments.action}: {line}"))
 
 
 def _migrate_status(_arguments: argparse.Namespace) -> int:

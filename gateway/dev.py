@@ -41,7 +41,7 @@ def run(settings: Settings, data: Path, rows: int, reload: bool) -> NoReturn:
     with embedded.servers(data) as servers, issuing(settings, data) as (settings, issuer):
         port = _free_port(settings.host, settings.port)
         settings = msgspec.structs.replace(settings, database_url=servers.database_url, redis_url=servers.redis_url, port=port)
-        migrate.upgrade(servers.database_url)
+        migrate.upgrade(servers.database_url, waiting=migrate.Waiting(tell=tell))
         if rows:
             tell(f"Filling what is empty with {rows} rows each …")
             with progress() as advance:

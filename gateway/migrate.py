@@ -6,7 +6,7 @@ A revision's id is its time of making in UTC, `20261122_0900`, and its file `202
 
 Takes a `DATABASE_URL` as asyncpg reads it; gives nothing, a `Status`, or a new file. Logging is left as it is.
 All but `connect` block until done, start an event loop of their own (so they cannot be called inside one), and are for one
-thread at a time, for Alembic keeps its state in a module. Two processes may migrate at once: the second waits.
+thread at a time, for Alembic keeps its state in a module. Two processes may migrate at once: the second waits, and says so.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import tomllib
 import traceback
 import unicodedata
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -39,6 +39,8 @@ from gateway.errors import ConfigurationError, did_you_mean
 REVISION_ID_FORMAT = "%Y%m%d_%H%M"
 MAX_NAME_LENGTH = 60
 CONNECT_TIMEOUT_SECONDS = 10
+WAIT_SECONDS = 600.0
+"""How long a migrator waits for another one where nothing else is said: longer than a migration should take."""
 
 SERVER_SETTINGS = {"application_name": "gateway migrate", "search_path": "public"}
 """Unqualified names mean `public`, whatever the role's own search path says."""
@@ -67,24 +69,38 @@ class Status(msgspec.Struct, frozen=True):
         return bool(self.pending)
 
 
-def upgrade(database_url: str, revision: str = "head") -> None:
+def untold(_line: str) -> None:
+    """Tells nobody."""
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """What a migrator does while another one is at work: how long it waits, and whom it tells so."""
+
+    seconds: float = WAIT_SECONDS
+    tell: Callable[[str], object] = untold
+
+
+PATIENTLY = Waiting()
+
+
+def upgrade(database_url: str, revision: str = "head", waiting: Waiting = PATIENTLY) -> None:
     """Bring the database up to `revision`: an id, its beginning, a file's name, `+1`, or `head`.
 
-    All of it or nothing: the run is one transaction. Raises ConfigurationError.
+    All of it or nothing: the run is one transaction. Raises ConfigurationError, also where another migrator does not end in time.
     """
-    config, scripts = _environment(database_url)
+    config, scripts = _environment(database_url, waiting)
     with _mistakes_told(scripts):
         target = _resolve(scripts, revision)
         _applied(scripts, database_url)
         command.upgrade(config, target)
 
 
-def downgrade(database_url: str, revision: str) -> None:
+def downgrade(database_url: str, revision: str, waiting: Waiting = PATIENTLY) -> None:
     """Take the database down to `revision`, which stays applied: as for `upgrade`, or `-1`, or `base` for nothing at all.
 
-    All of it or nothing: the run is one transaction. Raises ConfigurationError.
+    All of it or nothing: the run is one transaction. Raises ConfigurationError as `upgrade` does.
     """
-    config, scripts = _environment(database_url)
+    config, scripts = _environment(database_url, waiting)
     with _mistakes_told(scripts):
         target = _resolve(scripts, revision)
         _applied(scripts, database_url)
@@ -136,10 +152,11 @@ async def connect(database_url: str) -> asyncpg.Connection[asyncpg.Record]:
         raise ConfigurationError(f"the database cannot be reached: {_one_line(error)}") from error
 
 
-def _environment(database_url: str) -> tuple[Config, ScriptDirectory]:
+def _environment(database_url: str, waiting: Waiting = PATIENTLY) -> tuple[Config, ScriptDirectory]:
     """Alembic's configuration and the revision files, read and found sound: one line of revisions with one end."""
     root = _root(Path.cwd())
-    config = Config(toml_file=root / "pyproject.toml", attributes={"database_url": database_url})
+    attributes = {"database_url": database_url, "wait_seconds": waiting.seconds, "tell": waiting.tell}
+    config = Config(toml_file=root / "pyproject.toml", attributes=attributes)
     with _mistakes_told(None):
         scripts = ScriptDirectory.from_config(config)
     with _mistakes_told(scripts), warnings.catch_warnings():

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ import asyncpg
 import pytest
 
 from gateway.errors import ConfigurationError
-from gateway.migrate import Revision, downgrade, new_revision, status, upgrade
+from gateway.migrate import Revision, Waiting, downgrade, new_revision, status, upgrade
 
 ROOT = Path(__file__).parents[1]
 UPGRADE = "import sys; from gateway.migrate import upgrade; upgrade(sys.argv[1])"
+LOCK = 0x67617465776179
+"""That of all migrators of a database."""
 NOWHERE = "postgresql://postgres@/postgres?host=/nowhere/at/all"
 
 PYPROJECT = """
@@ -382,7 +385,7 @@ def test_two_migrators_at_once_both_succeed_and_run_each_revision_once(checkout:
 
     async def hold_both_back_then_let_go() -> list[int]:
         connection = await asyncpg.connect(database_url)
-        await connection.execute("SELECT pg_advisory_lock($1)", 0x67617465776179)
+        await connection.execute("SELECT pg_advisory_lock($1)", LOCK)
         both = [subprocess.Popen([sys.executable, "-c", UPGRADE, database_url], cwd=checkout) for _ in range(2)]
         async with asyncio.timeout(60):
             while await asyncio.to_thread(waiting, database_url) < 2:
@@ -393,3 +396,75 @@ def test_two_migrators_at_once_both_succeed_and_run_each_revision_once(checkout:
     assert asyncio.run(hold_both_back_then_let_go()) == [0, 0]
     assert fetch(database_url, "SELECT id FROM book") == [(1,)]
     assert not status(database_url).behind
+
+
+def test_a_migrator_says_for_whom_it_waits_and_gives_up_in_time(checkout: Path, database_url: str) -> None:
+    said: list[str] = []
+
+    async def while_another_is_at_work() -> int:
+        connection = await asyncpg.connect(database_url)
+        try:
+            await connection.execute("SELECT pg_advisory_lock($1)", LOCK)
+            with pytest.raises(ConfigurationError, match=r"is still at work after 0\.5 s; nothing was changed") as mistake:
+                await asyncio.to_thread(upgrade, database_url, "head", Waiting(0.5, said.append))
+            message_of(mistake)
+            return connection.get_server_pid()
+        finally:
+            await connection.close()
+
+    process = asyncio.run(while_another_is_at_work())
+    (line,) = said
+    assert line.startswith(f"another migrator is at work (process {process}, since ")
+    assert line.endswith("; waiting for up to 0.5 s")
+    assert tables(database_url) == set()
+    upgrade(database_url, waiting=Waiting(0))
+    assert not status(database_url).behind
+
+
+def test_a_killed_migrator_leaves_nothing_and_keeps_nobody_waiting(checkout: Path, database_url: str) -> None:
+    slow = 'op.execute("CREATE TABLE half (id int)"); op.execute("SELECT pg_sleep(60)")'
+    file = write(checkout, "20260103_0900", "slow", "20260102_0900", slow)
+    process = subprocess.Popen([sys.executable, "-c", UPGRADE, database_url], cwd=checkout)
+    its_own = "FROM pg_stat_activity WHERE query ~ 'pg_sleep' AND datname = current_database() AND pid <> pg_backend_pid()"
+    deadline = time.monotonic() + 60
+    while fetch(database_url, f"SELECT count(*) {its_own}") == [(0,)] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.wait(60)
+    file.unlink()
+    # The server notices that its client is gone when the statement ends, which an operator need not wait for.
+    fetch(database_url, f"SELECT pg_terminate_backend(pid, 30000) {its_own}")
+    assert tables(database_url) == set()
+    upgrade(database_url, waiting=Waiting(30))
+    assert tables(database_url) == {"alembic_version", "shelf", "book"}
+
+
+class TestAutocommitBlocks:
+    """`CREATE INDEX CONCURRENTLY` and the like, which no transaction takes back."""
+
+    INDEX = 'with op.get_context().autocommit_block(): op.execute("{}")'
+
+    def test_revisions_before_the_block_are_whole_where_it_fails(self, checkout: Path, database_url: str) -> None:
+        write(checkout, "20260103_0900", "odd", "20260102_0900", self.INDEX.format("CREATE INDEX CONCURRENTLY ON nothing (id)"))
+        with pytest.raises(ConfigurationError, match=r"20260103_0900_odd\.py:10: .*nothing"):
+            upgrade(database_url)
+        assert tables(database_url) == {"alembic_version", "shelf", "book"}
+        assert status(database_url).current == ("20260102_0900",)
+
+    def test_block_after_a_statement_of_its_revision_is_refused_before_it_runs(self, checkout: Path, database_url: str) -> None:
+        first = 'op.execute("CREATE TABLE half (id int)")\n    '
+        index = self.INDEX.format("CREATE INDEX CONCURRENTLY ON half (id)")
+        write(checkout, "20260103_0900", "odd", "20260102_0900", first + index)
+        with pytest.raises(
+            ConfigurationError, match=r"20260103_0900_odd\.py:11: an autocommit_block commits what came before it"
+        ):
+            upgrade(database_url)
+        assert tables(database_url) == set()
+
+    def test_block_may_stand_first_in_the_first_revision_and_in_the_next(self, checkout: Path, database_url: str) -> None:
+        for id_, after in (("20260103_0900", "20260102_0900"), ("20260104_0900", "20260103_0900")):
+            index = self.INDEX.format(f"CREATE INDEX CONCURRENTLY of_{id_} ON book (id)")
+            write(checkout, id_, "index", after, f'{index}\n    op.execute("CREATE TABLE t{id_} (id int)")')
+        upgrade(database_url, "20260102_0900")
+        upgrade(database_url)
+        assert not status(database_url).behind
