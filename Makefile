@@ -1,13 +1,14 @@
 # Everything from a fresh clone: needs make, Python 3.11 or newer with venv, and a package index.
 #   make dev                        a gateway to try out
 #   make dev ARGS="--port 9000"     arguments for gateway dev; likewise for pytest with `make test`
+#   make soak MINUTES=30            mixed load with random faults, for so long
 #   make bench QUICK=1              two minutes in place of ten; ARGS for `python -m bench.run`
 #   make test PYTHON=python3.13     another Python; after `make clean` if there is a .venv already
 
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: dev test bench install deploy-tools lint clean help
+.PHONY: dev test test-faults soak bench install deploy-tools lint clean help
 
 PYTHON ?=
 ARGS ?=
@@ -22,6 +23,13 @@ dev: $(INSTALLED) ## set up, then run a gateway with sample rows on http://127.0
 
 test: $(INSTALLED) ## set up, then run the whole test suite
 	@.venv/bin/python -m pytest $(ARGS)
+
+test-faults: $(INSTALLED) ## every test of faults, the long ones too, then what they promise, measured
+	@.venv/bin/python -m pytest -n 1 -m 'long or not long' tests/faults $(ARGS)
+	@.venv/bin/python -m tests.faults.bars
+
+soak: $(INSTALLED) ## mixed load with random faults for MINUTES (10): does anything grow, hang or lie?
+	@exec .venv/bin/python -m tests.faults.soak --minutes $(or $(MINUTES),10) $(ARGS)
 
 bench: $(BENCH_INSTALLED) ## set up, then measure the gateway beside its peers; QUICK=1 is shorter
 	@exec .venv/bin/python -m bench.run $(if $(filter-out 0,$(QUICK)),--quick) $(ARGS)
