@@ -1,9 +1,9 @@
 """The five operations, from a parsed request to an answer's parts. The page to read first.
 
     list_rows    plan → compile (by shape) → database → page, with cursors
-    get_row      plan → compile → database → the row's JSON
-    create_row   body → plan → compile → database → the row's JSON and its key
-    patch_row    body → plan → compile → database → the row's JSON
+    get_row      plan → compile → database → the row's JSON and its state
+    create_row   body → plan → compile → database → the row's JSON, its state and its key
+    patch_row    body → plan → compile → database → the row's JSON and its state
     delete_row   plan → compile → database
 
 Everything is handed in; nothing here knows HTTP. Rows stay the JSON text that PostgreSQL made.
@@ -21,8 +21,17 @@ from gateway.cache.keys import Keys
 from gateway.catalog.model import Catalog, Field, Resource
 from gateway.database.execute import Database, Rows
 from gateway.database.sqlstate import OUTSIDE, Refusal, Violation
-from gateway.errors import Conflict, Forbidden, GatewayError, NotFound, Problem, Unavailable, ValidationFailed
-from gateway.query.ast import EVERYTHING, Count, GetPlan, Grant, ListPlan, ListRequest, WritePlan, WriteShape
+from gateway.errors import (
+    Conflict,
+    Forbidden,
+    GatewayError,
+    NotFound,
+    PreconditionFailed,
+    Problem,
+    Unavailable,
+    ValidationFailed,
+)
+from gateway.query.ast import EVERYTHING, Count, GetPlan, Grant, ListPlan, ListRequest, States, WritePlan, WriteShape
 from gateway.query.cursor import MAX_CURSOR_CHARACTERS, Cursor, encode_cursor
 from gateway.query.payload import plan_create, plan_delete, plan_patch
 from gateway.query.plan import filter_values, plan_get, plan_list, readable_fields
@@ -54,16 +63,25 @@ class Freshness(msgspec.Struct, frozen=True):
     age_seconds: int = 0
 
 
+class Row(msgspec.Struct, frozen=True):
+    """One row: its JSON text, and the number of the state that it is in, 0 where nothing tells that."""
+
+    text: str
+    state: int
+
+
 class Created(msgspec.Struct, frozen=True):
     """`key` are the new row's key values in their JSON forms, in the key's order."""
 
-    row: str
+    row: Row
     key: list[Any]
 
 
 BYPASS = Freshness("bypass")
 _encode_page = msgspec.msgpack.Encoder().encode
 _decode_page = msgspec.msgpack.Decoder(Page).decode
+STATE_BYTES = 8
+"""Before a row's text, where it is kept."""
 
 
 def _table_name(resource: Resource) -> str:
@@ -137,8 +155,8 @@ class Pipeline:
 
     async def get_row(
         self, resource: Resource, key: tuple[str, ...], parameters: Mapping[str, str], grant: Grant = EVERYTHING
-    ) -> str:
-        """The row's JSON. Raises NotFound, ValidationFailed and the database's errors."""
+    ) -> Row:
+        """The row. Raises NotFound, ValidationFailed and the database's errors."""
         return await self._get(resource, plan_get(resource, key, parameters, grant))
 
     async def read_row(
@@ -148,21 +166,23 @@ class Pipeline:
         parameters: Mapping[str, str],
         grant: Grant = EVERYTHING,
         refresh: bool = False,
-    ) -> tuple[str, Freshness]:
-        """The row's JSON, from the cache, unless `refresh`. Raises as `get_row` does."""
+    ) -> tuple[Row, Freshness]:
+        """The row, from the cache, unless `refresh`. Raises as `get_row` does."""
         plan = plan_get(resource, key, parameters, grant)
         ttl_seconds = self._ttl_seconds(resource)
         if self.cache is None or not ttl_seconds:
             return await self._get(resource, plan), BYPASS
 
         async def load() -> bytes:
-            return (await self._get(resource, plan)).encode()
+            row = await self._get(resource, plan)
+            return row.state.to_bytes(STATE_BYTES, signed=True) + row.text.encode()
 
         place = self.keys.row(resource, plan, grant)
         cached = await self.cache.read(place, self._made_from(resource), load, ttl_seconds, refresh)
-        return cached.body.decode(), Freshness(cached.outcome, cached.age_seconds)
+        row = Row(cached.body[STATE_BYTES:].decode(), int.from_bytes(cached.body[:STATE_BYTES], signed=True))
+        return row, Freshness(cached.outcome, cached.age_seconds)
 
-    async def _get(self, resource: Resource, plan: GetPlan) -> str:
+    async def _get(self, resource: Resource, plan: GetPlan) -> Row:
         statement = self.statements.get(plan.shape, resource)
         try:
             rows = await self.reads.fetch(statement, plan.values, resource.timeout_seconds, MAX_POINT_BATCH)
@@ -170,31 +190,44 @@ class Pipeline:
             raise NotFound from None  # the key is text that PostgreSQL does not read as the column's type
         if not rows:
             raise NotFound
-        row: str = rows[0][0]
-        return row
+        text, state, *_ = rows[0]
+        return Row(text, state)
 
     async def create_row(self, resource: Resource, body: bytes, grant: Grant = EVERYTHING) -> Created:
         """The stored row. Raises ValidationFailed, Conflict and the database's errors."""
         rows = await self._write(resource, plan_create(resource, body, grant), grant)
         if not rows:
             raise Conflict("A rule of the database kept the row from being stored.")
-        return Created(rows[0][0], msgspec.json.decode(rows[0][1]))
+        return Created(Row(rows[0][0], rows[0][1]), msgspec.json.decode(rows[0][2]))
 
     async def patch_row(
-        self, resource: Resource, key: tuple[str, ...], body: bytes, merge: bool, grant: Grant = EVERYTHING
-    ) -> str:
-        """The changed row's JSON. Raises NotFound, ValidationFailed, Conflict and the database's errors."""
-        rows = await self._write(resource, plan_patch(resource, key, body, merge, grant), grant, key)
-        if not rows:
-            await self._find(resource, key, grant)
-            raise Conflict("A rule of the database kept the row from being changed.")
-        row: str = rows[0][0]
-        return row
+        self,
+        resource: Resource,
+        key: tuple[str, ...],
+        body: bytes,
+        merge: bool,
+        grant: Grant = EVERYTHING,
+        states: States | None = None,
+    ) -> Row:
+        """The changed row; changed only if it was in one of `states`, where they are given.
 
-    async def delete_row(self, resource: Resource, key: tuple[str, ...], grant: Grant = EVERYTHING) -> None:
-        """Raises NotFound, Conflict where other rows refer to this one, and the database's errors."""
-        if not await self._write(resource, plan_delete(resource, key, grant), grant, key):
-            await self._find(resource, key, grant)
+        Raises NotFound, PreconditionFailed, ValidationFailed, Conflict and the database's errors.
+        """
+        rows = await self._write(resource, plan_patch(resource, key, body, merge, grant, states), grant, key)
+        if not rows:
+            await self._find(resource, key, grant, states)
+            raise Conflict("A rule of the database kept the row from being changed.")
+        return Row(rows[0][0], rows[0][1])
+
+    async def delete_row(
+        self, resource: Resource, key: tuple[str, ...], grant: Grant = EVERYTHING, states: States | None = None
+    ) -> None:
+        """Deletes the row, if it is in one of `states`, where they are given.
+
+        Raises NotFound, PreconditionFailed, Conflict where other rows refer to this one, and the database's errors.
+        """
+        if not await self._write(resource, plan_delete(resource, key, grant, states), grant, key):
+            await self._find(resource, key, grant, states)
             raise Conflict("A rule of the database kept the row from being deleted.")
 
     def _ttl_seconds(self, resource: Resource) -> float:
@@ -251,9 +284,12 @@ class Pipeline:
             if rows and rows[0][0]:
                 raise Forbidden(OUTSIDE)
 
-    async def _find(self, resource: Resource, key: tuple[str, ...], grant: Grant) -> None:
-        """Raises NotFound where a write that did nothing had no row that it could reach."""
-        await self.get_row(resource, key, {}, Grant(name=grant.name, rows=grant.rows))
+    async def _find(self, resource: Resource, key: tuple[str, ...], grant: Grant, states: States | None = None) -> None:
+        """Raises NotFound where a write that did nothing had no row that it could reach, PreconditionFailed where it had one,
+        in none of `states`. It never says that of a row that this caller cannot reach."""
+        row = await self.get_row(resource, key, {}, Grant(name=grant.name, rows=grant.rows))
+        if states is not None and row.state not in states:
+            raise PreconditionFailed
 
     async def _estimate(self, resource: Resource, plan: ListPlan) -> int:
         sql = self.statements.estimate(plan.shape.where, resource)

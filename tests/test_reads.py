@@ -17,7 +17,7 @@ from gateway.catalog.model import Resource
 from gateway.database.execute import Database
 from gateway.database.pool import Pool, PoolOptions
 from gateway.errors import GatewayError, NotFound
-from gateway.pipeline import Page, Pipeline
+from gateway.pipeline import Page, Pipeline, Row
 from gateway.query.ast import Bound, Comparison, Grant
 from gateway.query.syntax.brackets import parse_list
 from tests.conftest import throwaway_database
@@ -100,7 +100,7 @@ def test_composite_keys_together_answer_what_they_answer_alone(bench: Bench) -> 
     together = bench.together(*(bench.pipeline.get_row(odd, key, {}) for key in keys))
     alone = bench.alone(*(bench.pipeline.get_row(odd, key, {}) for key in keys))
     assert [told(one) for one in together] == [told(one) for one in alone]
-    assert sum(isinstance(one, str) for one in together) == 26
+    assert sum(isinstance(one, Row) for one in together) == 26
 
 
 QUERIES = [
@@ -156,7 +156,7 @@ def test_many_requests_in_flight_share_few_statements(bench: Bench, monkeypatch:
     monkeypatch.setattr(bench.pipeline.database, "fetch", counted)
     notes = bench.resource("notes")
     answers = bench.together(*(bench.pipeline.get_row(notes, (str(number),), {}) for number in range(1, 101)))
-    assert [json.loads(row)["id"] for row in answers] == list(range(1, 101))
+    assert [json.loads(row.text)["id"] for row in answers] == list(range(1, 101))
     assert len(statements) <= 5
 
 
@@ -167,7 +167,7 @@ def test_one_bad_key_fails_itself_alone(bench: Bench) -> None:
     keys[7] = "[a,b)"
     answers = bench.together(*(bench.pipeline.get_row(spans, (key,), {}) for key in keys))
     assert isinstance(answers.pop(7), NotFound)
-    assert [json.loads(row)["span"] for row in answers] == [key for key in keys if "a" not in key]
+    assert [json.loads(row.text)["span"] for row in answers] == [key for key in keys if "a" not in key]
 
 
 def _grant(owner: str) -> Grant:
@@ -182,7 +182,7 @@ def test_ten_thousand_disconnects_cross_no_answers_and_leak_no_connection(bench:
         number = chance.randint(1, ROWS)
         try:
             if chance.random() < 0.5:
-                row = json.loads(await bench.pipeline.get_row(notes, (str(number),), {}, _grant(owner)))
+                row = json.loads((await bench.pipeline.get_row(notes, (str(number),), {}, _grant(owner))).text)
                 assert row["owner"] == owner
                 assert row["id"] == number
             else:

@@ -90,6 +90,7 @@ def _build_resource(
         }
     sort = _sort(source, fields, key, found)
     relations = _relations(source, table, tables, found)
+    version_field = _version_field(source, table, fields, found)
     if not key:
         return None
     return Resource(
@@ -108,6 +109,8 @@ def _build_resource(
         timeout_seconds=definition.timeout,
         cache_ttl_seconds=definition.cache.ttl,
         visible={name: field for name, field in fields.items() if not field.hidden},
+        version_field=version_field,
+        require_if_match=definition.require_if_match,
     )
 
 
@@ -299,6 +302,39 @@ def with_key(terms: tuple[SortKey, ...], key: tuple[str, ...]) -> tuple[SortKey,
     present = {term.field for term in terms}
     added = (SortKey(name, descending, nulls_first=descending) for name in key if name not in present)
     return (*terms, *added)
+
+
+# --- versions ----------------------------------------------------------------------------------------------------------
+
+VERSION_TYPES = frozenset({"int2", "int4", "int8", "timestamp", "timestamptz"})
+"""Types of a column that can tell one state of a row from the next: a counter, or the time of the last write."""
+
+
+def _version_field(source: Source, table: Table, fields: Mapping[str, Field], found: list[_Problem]) -> str | None:
+    """The field that changes at each write, by its name or its column's; a hidden one serves too, for nobody is shown it."""
+    wanted = source.definition.version_column
+    if wanted is None:
+        if source.definition.require_if_match and (table.is_view or table.versioning == "none"):
+            found.append(_Problem(("require_if_match",), _unversioned(table)))
+        return None
+    field = fields.get(wanted) or next((field for field in fields.values() if field.column == wanted), None)
+    if field is None:
+        names = [field.column for field in fields.values()]
+        found.append(_Problem(("version_column",), f'there is no field or column "{wanted}".{did_you_mean(wanted, names)}'))
+        return None
+    if field.type.array or field.type.name not in VERSION_TYPES:
+        kind = f"{field.type.sql}[]" if field.type.array else field.type.sql
+        takes = "an integer or a timestamp that changes at each write"
+        found.append(_Problem(("version_column",), f'"{wanted}" cannot tell versions: it is {kind}; takes {takes}'))
+    elif field.nullable and not table.is_view:
+        found.append(_Problem(("version_column",), f'"{wanted}" cannot tell versions: it may be null'))
+    return field.name
+
+
+def _unversioned(table: Table) -> str:
+    if table.is_view:
+        return "require_if_match: a view takes no writes"
+    return "require_if_match: the database does not tell whether a row of this table has changed; name a version_column"
 
 
 # --- relations ---------------------------------------------------------------------------------------------------------

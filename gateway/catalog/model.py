@@ -53,8 +53,16 @@ class ForeignKey(msgspec.Struct, frozen=True):
     referred: tuple[str, ...]
 
 
+Versioning = Literal["heap", "partitioned", "none"]
+"""How the database itself tells one state of a row from another: a heap by who wrote the row and where it lies, partitions by
+who wrote it alone (what was just written does not tell where it went), views and foreign tables not at all."""
+
+
 class Table(msgspec.Struct, frozen=True):
-    """A table, partitioned table, view or foreign table as reflected. `indexes` are the columns that each index leads with."""
+    """A table, partitioned table, view or foreign table as reflected. `indexes` are the columns that each index leads with.
+
+    `seed` is a number of this table's own, so that states of rows of different tables are told by different numbers.
+    """
 
     schema: str
     name: str
@@ -65,6 +73,8 @@ class Table(msgspec.Struct, frozen=True):
     indexes: tuple[tuple[str, ...], ...] = ()
     is_view: bool = False
     comment: str = ""
+    versioning: Versioning = "heap"
+    seed: int = 0
 
     def column(self, name: str) -> Column | None:
         """The column of that name, or None."""
@@ -136,7 +146,7 @@ class Resource(msgspec.Struct, frozen=True, eq=False):
     are not hidden.
 
     `sort` is the default order, ending with the key; `limit_default` and `limit_max` are rows. `timeout_seconds` and
-    `cache_ttl_seconds` are None where the setting decides.
+    `cache_ttl_seconds` are None where the setting decides. `version_field` changes at each write, where the author named one.
     """
 
     name: str
@@ -154,6 +164,13 @@ class Resource(msgspec.Struct, frozen=True, eq=False):
     timeout_seconds: float | None = None
     cache_ttl_seconds: float | None = None
     visible: Mapping[str, Field] = {}
+    version_field: str | None = None
+    require_if_match: bool = False
+
+    @property
+    def is_versioned(self) -> bool:
+        """Whether a row's states can be told apart, so that `If-Match` can be held against one."""
+        return self.version_field is not None or self.table.versioning != "none"
 
     @property
     def id(self) -> str:

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.engine.reflection import Inspector, ObjectKind, ObjectScope
 from sqlalchemy.exc import SAWarning
 
-from gateway.catalog.model import Column, Constraint, ConstraintKind, ForeignKey, Table
+from gateway.catalog.model import Column, Constraint, ConstraintKind, ForeignKey, Table, Versioning
 from gateway.catalog.types import ColumnType
 
 TableName = tuple[str | None, str]
@@ -65,6 +65,19 @@ _CONSTRAINTS = text("""
     WHERE x.indisunique AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = x.indexrelid AND k.conrelid = t.oid)
 """)
 
+# A partitioned table tells versions where each of its partitions does; `xmin` is a heap's, whatever else keeps rows here.
+_VERSIONING = text("""
+    SELECT n.nspname AS schema, c.relname AS table,
+           hashint8extended(c.oid::bigint, (SELECT oid::bigint FROM pg_database WHERE datname = current_database())) AS seed,
+           CASE WHEN c.relkind NOT IN ('r', 'p') OR EXISTS (
+                SELECT FROM pg_partition_tree(c.oid) p JOIN pg_class l ON l.oid = p.relid LEFT JOIN pg_am m ON m.oid = l.relam
+                WHERE p.isleaf AND (l.relkind NOT IN ('r', 'p') OR (l.relkind = 'r' AND m.amname <> 'heap')))
+                OR (c.relkind = 'r' AND (SELECT m.amname FROM pg_am m WHERE m.oid = c.relam) <> 'heap') THEN 'none'
+           WHEN c.relkind = 'p' THEN 'partitioned' ELSE 'heap' END AS versioning
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = ANY (:schemas) AND c.relname = ANY (:names)
+""")
+
 
 class Reflection(msgspec.Struct, frozen=True):
     """The tables that were asked for, by (schema, name) as asked, and all names there are, to suggest from."""
@@ -100,12 +113,15 @@ def reflect(connection: Connection, names: Collection[TableName]) -> Reflection:
     for row in connection.execute(_CONSTRAINTS, parameters):
         constraint = Constraint(row.name, _KINDS[row.kind], tuple(row.columns), row.expression, row.partial)
         constraints[row.schema, row.table].append(constraint)
+    versioning = {(row.schema, row.table): (row.versioning, row.seed) for row in connection.execute(_VERSIONING, parameters)}
     tables: dict[TableName, Table] = {}
     for schema in parameters["schemas"]:
         in_schema = sorted(table for owner, table in wanted if owner == schema)
         for name, parts in _inspect(inspector, schema, in_schema).items():
             column_facts = {key[2]: value for key, value in column_types.items() if key[:2] == (schema, name)}
-            tables[wanted[schema, name]] = _table(schema, name, parts, column_facts, types, constraints[schema, name])
+            tables[wanted[schema, name]] = _table(
+                schema, name, parts, column_facts, types, constraints[schema, name], *versioning[schema, name]
+            )
     return Reflection(tables, tuple(sorted(_all_names(inspector, default))))
 
 
@@ -147,6 +163,8 @@ def _table(
     column_facts: dict[str, tuple[int, int]],
     types: dict[int, _PgType],
     constraints: list[Constraint],
+    versioning: Versioning,
+    seed: int,
 ) -> Table:
     return Table(
         schema=schema,
@@ -163,6 +181,8 @@ def _table(
         + tuple(constraint.columns for constraint in constraints if constraint.kind == "primary"),
         is_view=parts["is_view"],
         comment=(parts["comment"] or {}).get("text") or "",
+        versioning=versioning,
+        seed=seed,
     )
 
 

@@ -92,7 +92,8 @@ class ResourceDefinition(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
     `version` is the file's name's where that has one: `products.v2.yaml`.
 
-    `access` None means `admin` alone. `timeout` in seconds; None leaves it to the setting.
+    `access` None means `admin` alone. `timeout` in seconds; None leaves it to the setting. `version_column` None leaves it to the
+    database to tell whether a row has changed.
     """
 
     table: str | None = None
@@ -105,6 +106,8 @@ class ResourceDefinition(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     cache: CacheDefinition = CacheDefinition()
     rate_limit: str | None = None
     timeout: float | None = None
+    version_column: str | None = None
+    require_if_match: bool = False
     access: dict[str, RoleDefinition] | None = None
     deprecated: DeprecatedDefinition | None = None
 

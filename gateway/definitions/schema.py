@@ -94,6 +94,7 @@ CONSTRAINTS: dict[tuple[type[msgspec.Struct], str], Constraint] = {
     (ResourceDefinition, "version"): Constraint(pattern=VERSION, form="v1, v2 and so on"),
     (ResourceDefinition, "rate_limit"): Constraint(pattern=RATE_LIMIT, form="N/second, N/minute, N/hour or N/day"),
     (ResourceDefinition, "timeout"): Constraint(above=0, maximum=MAX_TIMEOUT_SECONDS),
+    (ResourceDefinition, "version_column"): _NAME,
     (FieldDefinition, "column"): _NAME,
     (FieldDefinition, "min_length"): Constraint(minimum=0, maximum=_MAX_LENGTH),
     (FieldDefinition, "max_length"): Constraint(minimum=0, maximum=_MAX_LENGTH),

@@ -26,6 +26,8 @@ from gateway.errors import (
     MethodNotAllowed,
     NotFound,
     PayloadTooLarge,
+    PreconditionFailed,
+    PreconditionRequired,
     RateLimited,
     Unauthorized,
     Unavailable,
@@ -34,6 +36,7 @@ from gateway.errors import (
 )
 from gateway.http.deprecation import successor_of
 from gateway.http.edge import MAX_HEAD_BYTES
+from gateway.http.etags import TAGS
 from gateway.http.value_schemas import (
     FLAG,
     NULL,
@@ -65,13 +68,16 @@ _WITH_A_BODY = (PayloadTooLarge, UnsupportedMediaType)
 
 OPERATION_ERRORS: Mapping[str, tuple[type[GatewayError], ...]] = {
     "list": _EVERYWHERE,
-    "get": (*_EVERYWHERE, NotFound),
+    "get": (*_EVERYWHERE, NotFound, PreconditionFailed),
     "create": (*_EVERYWHERE, Conflict, *_WITH_A_BODY),
-    "patch": (*_EVERYWHERE, NotFound, Conflict, *_WITH_A_BODY),
-    "delete": (*_EVERYWHERE, NotFound, Conflict),
+    "patch": (*_EVERYWHERE, NotFound, Conflict, PreconditionFailed, *_WITH_A_BODY),
+    "delete": (*_EVERYWHERE, NotFound, Conflict, PreconditionFailed),
     "openapi": (RateLimited, InternalError),
 }
-"""What each operation may answer beside success. 405 is no operation's answer: it is for the methods that a path lacks."""
+"""What each operation may answer beside success; 428 comes on top where `require_if_match` is set.
+
+405 is no operation's answer: it is for the methods that a path lacks.
+"""
 
 SECURED_ERRORS: Mapping[str, tuple[type[GatewayError], ...]] = {
     **dict.fromkeys(("list", "get", "create", "patch", "delete"), (Unauthorized, Forbidden)),
@@ -278,14 +284,20 @@ def _get(resource: Resource, row: Schema) -> dict[str, Any]:
         resource,
         "get",
         f"Get one row of {resource.name}",
-        {"200": _success("The row.", _one(row))},
-        parameters=[_fields_parameter(resource), _ref("parameters", "RequestId")],
+        {
+            "200": _success("The row.", _one(row), ETag=_ref("headers", "ETag")),
+            "304": {
+                "description": "The caller has it: `If-None-Match` names what it is now.",
+                "headers": _headers(*ALWAYS, "ETag"),
+            },
+        },
+        parameters=[_fields_parameter(resource), *_parameters("IfNoneMatch", "RequestId")],
     )
 
 
 def _create(view: _View, row: Schema, shared: _Shared) -> dict[str, Any]:
     resource = view.resource
-    success = _success("The row as it was stored.", _one(row), Location=_ref("headers", "Location"))
+    success = _success("The row as it was stored.", _one(row), **_headers("Location", "ETag"))
     if set(resource.key) <= resource.visible.keys():
         success["links"] = {
             name: {"operationId": f"{resource.name}_{name}", "parameters": {"key": _key_expression(resource)}}
@@ -308,12 +320,12 @@ def _patch(view: _View, row: Schema, shared: _Shared) -> dict[str, Any]:
         resource,
         "patch",
         f"Change fields of one row of {resource.name}",
-        {"200": _success("The row as it is now.", _one(row))},
+        {"200": _success("The row as it is now.", _one(row), ETag=_ref("headers", "ETag"))} | _conditional_errors(resource),
         description=(
             "Fields that are not sent keep their values. As `application/merge-patch+json` (RFC 7396) an object sent for a "
             "JSON field is merged into what is stored; as `application/json` it takes its place."
         ),
-        parameters=[_ref("parameters", "RequestId")],
+        parameters=[_if_match(resource), *_parameters("RequestId")],
         requestBody=_body(shared.share(f"{resource.name}.patch", _patch_schema(view.patch)), JSON, MERGE_PATCH),
     )
 
@@ -323,9 +335,30 @@ def _delete(resource: Resource) -> dict[str, Any]:
         resource,
         "delete",
         f"Delete one row of {resource.name}",
-        {"204": {"description": "It is gone.", "headers": _headers(*ALWAYS)}},
-        parameters=[_ref("parameters", "RequestId")],
+        {"204": {"description": "It is gone.", "headers": _headers(*ALWAYS)}} | _conditional_errors(resource),
+        parameters=[_if_match(resource), *_parameters("RequestId")],
     )
+
+
+def _if_match(resource: Resource) -> dict[str, Any]:
+    """Of a table whose rows' states nothing tells apart it can only ask that the row is there."""
+    pattern = rf"^(\*|{TAGS})$" if resource.is_versioned else r"^\*$"
+    return {
+        "name": "If-Match",
+        "in": "header",
+        "required": resource.require_if_match,
+        "description": "The row's ETag as it was read: the write takes place only if nobody changed the row since, else 412. "
+        "`*` is satisfied by any row.",
+        "schema": {"type": "string", "pattern": pattern},
+    }
+
+
+def _conditional_errors(resource: Resource) -> dict[str, Any]:
+    return _error_responses((PreconditionRequired,)) if resource.require_if_match else {}
+
+
+def _parameters(*names: str) -> list[dict[str, Any]]:
+    return [_ref("parameters", name) for name in names]
 
 
 def _success(description: str, schema: Schema, **headers: Schema) -> dict[str, Any]:
@@ -676,6 +709,12 @@ _COMMON_PARAMETERS: dict[str, Any] = {
         "description": "The caller's name for this request, which the answer and the logs carry; a new one where it is not sane.",
         "schema": {"type": "string"},
     },
+    "IfNoneMatch": {
+        "name": "If-None-Match",
+        "in": "header",
+        "description": "ETags that the caller has: 304 and no body where the row is still as one of them says.",
+        "schema": {"type": "string", "pattern": rf"^(\*|{TAGS})$"},
+    },
 }
 
 _HEADERS: dict[str, Any] = {
@@ -699,6 +738,11 @@ _HEADERS: dict[str, Any] = {
         "description": "The path of the new row.",
         "required": True,
         "schema": {"type": "string", "format": "uri-reference"},
+    },
+    "ETag": {
+        "description": "What the row is now and how it is shown: a strong entity tag, for `If-None-Match` and `If-Match`.",
+        "required": True,
+        "schema": {"type": "string"},
     },
     "Allow": {"description": "The methods that this path takes.", "required": True, "schema": {"type": "string"}},
     "WWW-Authenticate": {"description": "Why no token was accepted (RFC 6750).", "required": True, "schema": {"type": "string"}},

@@ -33,11 +33,13 @@ class Headers(msgspec.Struct, frozen=True):
     cache_control: bytes
     content_type: bytes
     content_length: int | None
+    if_match: bytes = b""
+    if_none_match: bytes = b""
 
 
 def read_headers(scope: Scope) -> Headers:
     """The request id is the caller's where it is sane, else a new one, unique to this process and request."""
-    request_id, content_type, length, origin, cache_control = b"", b"", b"", b"", b""
+    request_id, content_type, length, origin, cache_control, if_match, if_none_match = b"", b"", b"", b"", b"", b"", b""
     for name, value in scope["headers"]:
         if name == b"x-request-id":
             request_id = value
@@ -49,9 +51,19 @@ def read_headers(scope: Scope) -> Headers:
             origin = value
         elif name == b"cache-control":
             cache_control = value
+        elif name == b"if-none-match":
+            if_none_match = _joined(if_none_match, value)
+        elif name == b"if-match":
+            if_match = _joined(if_match, value)
     if not request_id or _SANE_ID.fullmatch(request_id) is None:
         request_id = f"{_INSTANCE}-{next(_serial):x}".encode()
-    return Headers(request_id, origin, cache_control, content_type, int(length) if length.isdigit() else None)
+    content_length = int(length) if length.isdigit() else None
+    return Headers(request_id, origin, cache_control, content_type, content_length, if_match, if_none_match)
+
+
+def _joined(before: bytes, value: bytes) -> bytes:
+    """One list of the lines of a header that may stand several times (RFC 9110, 5.3). One that is empty is no list: `,`."""
+    return b"%b, %b" % (before, value) if before else value or b","
 
 
 def split_path(raw_path: bytes) -> tuple[str, str, tuple[str, ...] | None]:

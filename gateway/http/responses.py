@@ -8,7 +8,9 @@ from urllib.parse import quote, unquote_to_bytes
 import msgspec
 
 from gateway.errors import GatewayError, MethodNotAllowed
-from gateway.pipeline import Created, Freshness, Page
+from gateway.http.etags import check_match, entity_tag, is_held
+from gateway.http.requests import Headers
+from gateway.pipeline import Created, Freshness, Page, Row
 
 Header = tuple[bytes, bytes]
 JSON = (b"content-type", b"application/json")
@@ -51,15 +53,27 @@ def _read_headers(freshness: Freshness | None) -> tuple[Header, ...]:
     return (JSON, told, (b"age", str(freshness.age_seconds).encode())) if freshness.outcome == "hit" else (JSON, told)
 
 
-def row_response(row: str, freshness: Freshness | None = None) -> Response:
-    """One row, from its JSON text."""
-    return Response(200, _read_headers(freshness), b'{"data":' + row.encode() + b"}")
+def row_response(row: Row, freshness: Freshness | None = None, asked: Headers | None = None) -> Response:
+    """One row, from its JSON text, with its ETag; 304 where `asked`, the headers of a read, say that the caller has it.
+
+    Raises PreconditionFailed where they ask for another state of it.
+    """
+    body = b'{"data":' + row.text.encode() + b"}"
+    tag = entity_tag(row.state, body)
+    headers = (*_read_headers(freshness), (b"etag", tag))
+    if asked is not None:
+        if asked.if_match:
+            check_match(asked, row.state, tag)
+        if asked.if_none_match and is_held(asked.if_none_match, tag):
+            return Response(304, headers[1:], b"")
+    return Response(200, headers, body)
 
 
 def created_response(created: Created, path: str) -> Response:
     """A new row, with its place. `path` is the resource's."""
     location = f"{path}/{','.join(key_text(part) for part in created.key)}"
-    return Response(201, (JSON, (b"location", location.encode())), b'{"data":' + created.row.encode() + b"}")
+    shown = row_response(created.row)
+    return Response(201, (*shown.headers, (b"location", location.encode())), shown.body)
 
 
 def key_text(part: Any) -> str:

@@ -17,12 +17,13 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.catalog.model import Resource
 from gateway.definitions.model import Operation
-from gateway.errors import GatewayError, InternalError, NotFound, Unavailable
+from gateway.errors import GatewayError, InternalError, NotFound, PreconditionRequired, Problem, Unavailable, ValidationFailed
 from gateway.guards.grants import Policy, Unrestricted
 from gateway.guards.tokens import Caller
 from gateway.http.admission import Admission, Limits, Visitor
 from gateway.http.deprecation import Deprecation
 from gateway.http.edge import Cors, cors_headers, preflight_response, read_body_within
+from gateway.http.etags import wanted_states
 from gateway.http.request_log import RequestLog
 from gateway.http.requests import JSON_TYPES, PATCH_TYPES, ClientLeft, Headers, media_type, read_headers, split_path
 from gateway.http.responses import (
@@ -36,6 +37,7 @@ from gateway.http.responses import (
     row_response,
 )
 from gateway.pipeline import Pipeline
+from gateway.query.ast import States
 from gateway.query.plan import refuse_parameters
 from gateway.query.syntax.brackets import parse_parameters
 
@@ -158,16 +160,40 @@ class DataRoutes:
         pipeline = serving.pipeline
         grant = serving.policy.grant(resource, WRITES[scope["method"]], caller)
         refuse_parameters(parse_parameters(scope["query_string"]))
+        states = _condition(resource, key, headers)
         if key is None:
             media_type(headers, JSON_TYPES)
             body = await read_body_within(headers, receive, self._edge.max_body_bytes)
             return created_response(await pipeline.create_row(resource, body, grant), scope["raw_path"].decode("latin-1"))
         if scope["method"] == "DELETE":
-            await pipeline.delete_row(resource, key, grant)
+            await pipeline.delete_row(resource, key, grant, states)
             return NO_CONTENT
         merge = media_type(headers, PATCH_TYPES) == b"application/merge-patch+json"
         body = await read_body_within(headers, receive, self._edge.max_body_bytes)
-        return row_response(await pipeline.patch_row(resource, key, body, merge, grant))
+        return row_response(await pipeline.patch_row(resource, key, body, merge, grant, states))
+
+
+def _condition(resource: Resource, key: tuple[str, ...] | None, headers: Headers) -> States | None:
+    """The states of the row in which the caller wants to find it; None for any.
+
+    Raises ValidationFailed for a condition that cannot be held here: one that is passed over would promise what is not done.
+    """
+    if headers.if_none_match:
+        raise _not_here("If-None-Match", "is for GET and HEAD")
+    if key is None:
+        if headers.if_match:
+            raise _not_here("If-Match", "is for one row: GET, HEAD, PATCH and DELETE")
+        return None
+    if not headers.if_match and resource.require_if_match:
+        raise PreconditionRequired("If-Match is required here: send the ETag of the row as you read it.")
+    states = wanted_states(headers)
+    if states is not None and not resource.is_versioned:
+        raise _not_here("If-Match", "takes * alone here: nothing tells whether a row of this resource has changed")
+    return states
+
+
+def _not_here(header: str, message: str) -> ValidationFailed:
+    return ValidationFailed("A header does not apply here.", [Problem(header, message)])
 
 
 async def _read(
@@ -186,7 +212,7 @@ async def _read(
         return page_response(page, scope["raw_path"].decode("latin-1"), query, freshness)
     parameters = parse_parameters(query) if query else {}
     row, freshness = await serving.pipeline.read_row(resource, key, parameters, grant, refresh)
-    return row_response(row, freshness)
+    return row_response(row, freshness, headers)
 
 
 def _document(serving: Serving, version: str, method: str, caller: Caller | None) -> Response:
@@ -207,13 +233,16 @@ NO_CONTENT = Response(204, (), b"")
 async def send_response(
     send: Send, response: Response, request_id: bytes, always: tuple[Header, ...] = (), with_body: bool = True
 ) -> None:
-    """Sends the answer with its length, its request id and `always`. A 204 has no length (RFC 9110, section 8.6)."""
+    """Sends the answer with its length, its request id and `always`. A 204 has no length (RFC 9110, section 8.6).
+
+    A 304 has none either: it would have to be that of the answer that is not sent.
+    """
     headers: list[Any] = [*response.headers, *always, (b"x-request-id", request_id)]
     respond = getattr(send, "respond", None)
     if respond is not None:  # our own server's, which takes an answer whole: see `protocol`
         await respond(response.status, headers, response.body)
         return
-    if response.status != 204:
+    if response.status not in (204, 304):
         headers.append((b"content-length", str(len(response.body)).encode()))
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     await send({"type": "http.response.body", "body": response.body if with_body else b""})

@@ -88,6 +88,10 @@ class Bound(msgspec.Struct, frozen=True):
     values: Values
 
 
+States = tuple[int, ...]
+"""Numbers of the states of a row in one of which a write wants to find it. None, where it stands for them: in any."""
+
+
 class Grant(msgspec.Struct, frozen=True):
     """What this caller may do in one operation on one resource. None means no limit.
 
@@ -173,7 +177,8 @@ class WriteShape(msgspec.Struct, frozen=True):
     """A create, patch or delete. `fields` are those of the answer; without any the answer shows nothing of the row.
 
     `where` holds of the row before the write, `check` of the row after it, or nothing is written; the answer shows the row
-    where `seen` holds of it. Values: one for each assignment (a merge's own), the key's parts, those of the three filters.
+    where `seen` holds of it. With `conditional` the row must be in one of the given states (`If-Match`). Values: one for each
+    assignment (a merge's own), the key's parts, those of `where`, the list of states if `conditional`, those of the others.
     """
 
     operation: Literal["create", "patch", "delete"]
@@ -183,6 +188,7 @@ class WriteShape(msgspec.Struct, frozen=True):
     where: Filter | None = None
     check: Filter | None = None
     seen: Filter | None = None
+    conditional: bool = False
 
 
 class GetPlan(msgspec.Struct, frozen=True):

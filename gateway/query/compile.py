@@ -80,16 +80,36 @@ def compile_estimate(where: Filter | None, resource: Resource) -> str:
 
 
 def compile_get(shape: GetShape, resource: Resource) -> str:
-    """One row's JSON, or no row."""
+    """Columns: the row's JSON, and the number of its state. Or no row."""
     return _get(shape, resource, _Parameters())
 
 
 def _get(shape: GetShape, resource: Resource, parameters: _Parameters) -> str:
     conditions = _key_conditions(resource, parameters)
     rule = _where(shape.where, resource, parameters)
-    return _rows_as_json(
-        shape.fields, resource, f" FROM {qualified(resource)} AS t{_and([*conditions, *([rule] if rule else [])])}"
-    )
+    columns = ", ".join(f"{_out(field)} AS {quote(field.name)}" for field in map(resource.fields.__getitem__, shape.fields))
+    source = f"{qualified(resource)} AS t CROSS JOIN LATERAL (SELECT {columns}) AS r"
+    return f"SELECT row_to_json(r.*), {_state(resource)} FROM {source}{_and([*conditions, *([rule] if rule else [])])}"
+
+
+def _state(resource: Resource, written: bool = False) -> str:
+    """A number for the state that a row `t` is in: another one after each write, and 0 where nothing tells. `written`: of a row
+    that the statement itself leaves behind.
+
+    A heap's row is told by the transaction that wrote it (`xmin`, which freezing leaves as it is) and its place (`ctid`): what an
+    AFTER trigger changes in the same transaction lies elsewhere. A partition does not tell of a row that was just written
+    into it, but that transaction is this one. The numbers are hashed: how many transactions there are is nobody's business.
+    """
+    table = resource.table
+    if resource.version_field is not None:
+        told = f"t.{quote(resource.fields[resource.version_field].column)}"
+    elif table.versioning == "heap" and not table.is_view:
+        told = "t.xmin, t.ctid"
+    elif table.versioning == "partitioned":
+        told = "pg_current_xact_id()::xid" if written else "t.xmin"
+    else:
+        return "0::bigint"
+    return f"hash_record_extended(ROW({told}), {table.seed})"
 
 
 def compile_batch(shape: GetShape | ListShape, resource: Resource) -> str:
@@ -108,7 +128,10 @@ def compile_batch(shape: GetShape | ListShape, resource: Resource) -> str:
 
 
 def compile_write(shape: WriteShape, resource: Resource) -> str:
-    """A create answers the row's JSON and its key as a JSON array, a patch the row's JSON, a delete just that there was a row."""
+    """Columns of a create and a patch: the row's JSON and the number of its state; of a create then its key as a JSON array.
+
+    A delete answers just that there was a row.
+    """
     parameters = _Parameters()
     table = f"{qualified(resource)} AS t"
     assigned = [(resource.fields[assignment.field], assignment.merge) for assignment in shape.assigned]
@@ -116,14 +139,15 @@ def compile_write(shape: WriteShape, resource: Resource) -> str:
         columns = ", ".join(quote(field.column) for field, _ in assigned)
         given = ", ".join(_cast(parameters.next(), field.type) for field, _ in assigned)
         values = f"({columns}) VALUES ({given})" if assigned else "DEFAULT VALUES"
-        return _answering(f"INSERT INTO {table} {values} RETURNING t.*", shape, resource, parameters)
+        return _answering(f"INSERT INTO {table} {values}", shape, resource, parameters)
     changes = ", ".join(_change(field, merge, parameters) for field, merge in assigned)
     conditions = _key_conditions(resource, parameters)
     rule = _where(shape.where, resource, parameters)
-    matching = _and([*conditions, *([rule] if rule else [])])
+    states = f"{_state(resource)} = ANY ({parameters.next()}::bigint[])" if shape.conditional else ""
+    matching = _and([*conditions, *filter(None, (rule, states))])
     if shape.operation == "delete":
         return f"DELETE FROM {table}{matching} RETURNING 1"
-    return _answering(f"UPDATE {table} SET {changes}{matching} RETURNING t.*", shape, resource, parameters)
+    return _answering(f"UPDATE {table} SET {changes}{matching}", shape, resource, parameters)
 
 
 REFUSED = "gateway: the row is outside the grant"
@@ -131,17 +155,19 @@ REFUSED = "gateway: the row is outside the grant"
 
 
 def _answering(write: str, shape: WriteShape, resource: Resource, parameters: _Parameters) -> str:
-    """A write, then what it answers: the row, shown where it may be, and for a create its key.
+    """A write, then what it answers: the row, shown where it may be, its state, and for a create its key.
+
+    The state comes out of the write as `xmin`, which no column of a table can be called.
 
     A row that fails its check makes the statement fail, and with it the write. The text that is no integer begins with a
     random number, so that the planner cannot read it beforehand.
     """
     check, seen = _where(shape.check, resource, parameters), _where(shape.seen, resource, parameters)
-    beside = [f"{_key_as_json(resource)} AS k"] if shape.operation == "create" else []
+    write += f" RETURNING t.*, {_state(resource, written=True)} AS xmin"
+    beside = ["t.xmin AS v"]
+    beside += [f"{_key_as_json(resource)} AS k"] if shape.operation == "create" else []
     beside += [f"{seen} AS s"] if seen else []
     beside += [f"CASE WHEN {check} THEN 0 ELSE (random()::text || ' {REFUSED}')::integer END AS g"] if check else []
-    if not beside:
-        return f"WITH w AS ({write}) " + _rows_as_json(shape.fields, resource, " FROM w AS t")
     shown = [resource.fields[name] for name in shape.fields]
     columns = ", ".join([*(f"{_out(field)} AS c{position}" for position, field in enumerate(shown)), *beside])
     named = ", ".join(f"i.c{position} AS {quote(field.name)}" for position, field in enumerate(shown))
@@ -165,12 +191,15 @@ def compile_outside(shape: WriteShape, resource: Resource) -> str:
     }
     if shape.operation == "create":
         kept = {name: f"NULL::{_sql_of(field.type)}" for name, field in resource.fields.items()}
-        source, failed = "", "IS FALSE"
+        source = ""
+        failed = "IS FALSE"
     else:
         kept = {name: f"t.{quote(field.column)}" for name, field in resource.fields.items()}
         conditions = _key_conditions(resource, parameters)
         rule = _where(shape.where, resource, parameters)
-        source, failed = f" FROM {qualified(resource)} AS t{_and([*conditions, *([rule] if rule else [])])}", "IS NOT TRUE"
+        states = f"{_state(resource)} = ANY ({parameters.next()}::bigint[])" if shape.conditional else ""
+        source = f" FROM {qualified(resource)} AS t{_and([*conditions, *filter(None, (rule, states))])}"
+        failed = "IS NOT TRUE"
     columns = ", ".join(f"{value} AS {quote(resource.fields[name].column)}" for name, value in {**kept, **assigned}.items())
     check, seen = _where(shape.check, resource, parameters), _where(shape.seen, resource, parameters)
     beside = f", {seen}" if seen else ""  # it takes its values along

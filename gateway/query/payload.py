@@ -15,7 +15,7 @@ from typing import Any
 from gateway.catalog.model import Bounds, Field, Resource
 from gateway.catalog.types import BadValue, ColumnType, Family, Wire
 from gateway.errors import Forbidden, Problem, ValidationFailed, did_you_mean
-from gateway.query.ast import EVERYTHING, Assignment, Bound, Filter, Grant, Merge, Values, WritePlan, WriteShape
+from gateway.query.ast import EVERYTHING, Assignment, Bound, Filter, Grant, Merge, States, Values, WritePlan, WriteShape
 from gateway.query.plan import parse_key, readable_fields
 from gateway.query.strict_json import BadJson, decode_json
 
@@ -49,7 +49,14 @@ def plan_create(resource: Resource, body: bytes, grant: Grant = EVERYTHING) -> W
     return WritePlan(shape, (*values, *check_values, *seen_values))
 
 
-def plan_patch(resource: Resource, key: tuple[str, ...], body: bytes, merge: bool, grant: Grant = EVERYTHING) -> WritePlan:
+def plan_patch(
+    resource: Resource,
+    key: tuple[str, ...],
+    body: bytes,
+    merge: bool,
+    grant: Grant = EVERYTHING,
+    states: States | None = None,
+) -> WritePlan:
     """The plan of a patch; with `merge` (RFC 7396) objects sent for JSON fields are merged into what is stored.
 
     Raises NotFound for a key that cannot be, ValidationFailed with every problem, Forbidden for fields the grant keeps.
@@ -64,14 +71,24 @@ def plan_patch(resource: Resource, key: tuple[str, ...], body: bytes, merge: boo
         raise ValidationFailed("The body is not valid.", problems)
     rule, rule_values = _bound(grant.rows)
     seen, seen_values = _bound(_seen(grant))
-    shape = WriteShape("patch", resource.id, assigned, _answered(resource, grant), where=rule, check=rule, seen=seen)
-    return WritePlan(shape, (*values, *key_values, *rule_values, *rule_values, *seen_values))
+    conditional, given = _given(states)
+    shape = WriteShape(
+        "patch", resource.id, assigned, _answered(resource, grant), where=rule, check=rule, seen=seen, conditional=conditional
+    )
+    return WritePlan(shape, (*values, *key_values, *rule_values, *given, *rule_values, *seen_values))
 
 
-def plan_delete(resource: Resource, key: tuple[str, ...], grant: Grant = EVERYTHING) -> WritePlan:
+def plan_delete(resource: Resource, key: tuple[str, ...], grant: Grant = EVERYTHING, states: States | None = None) -> WritePlan:
     """The plan of a delete. Raises NotFound for a key that cannot be."""
     where, rule = _bound(grant.rows)
-    return WritePlan(WriteShape("delete", resource.id, (), (), where), (*parse_key(resource, key), *rule))
+    conditional, given = _given(states)
+    shape = WriteShape("delete", resource.id, (), (), where, conditional=conditional)
+    return WritePlan(shape, (*parse_key(resource, key), *rule, *given))
+
+
+def _given(states: States | None) -> tuple[bool, Values]:
+    """Whether a write is conditional, and the value for that."""
+    return (False, ()) if states is None else (True, (list(states),))
 
 
 def _bound(rule: Bound | None) -> tuple[Filter | None, Values]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from gateway.catalog.build import as_exact, build, parse_sort_key, table_name, with_key
@@ -113,6 +114,31 @@ def test_a_view_can_only_be_read() -> None:
     assert (found.writable, found.operations, found.key) == (False, ("read",), ("id",))
 
 
+def test_a_version_column_holds_no_null() -> None:
+    bare = table("orders", [Column("id", BIGINT, nullable=False), Column("revision", BIGINT, nullable=True)])
+    assert faults_of("version_column: revision", bare) == [PATH + ':1: "revision" cannot tell versions: it may be null']
+
+
+def test_a_version_column_is_found_by_its_field_or_its_column() -> None:
+    yaml = "version_column: {}\nfields: {{made: {{column: created_at, hidden: true}}}}"
+    assert {resource(ORDERS, yaml.format(name)).version_field for name in ("made", "created_at")} == {"made"}
+
+
+@pytest.mark.parametrize(
+    ("is_view", "message"),
+    [
+        (True, "require_if_match: a view takes no writes"),
+        (
+            False,
+            "require_if_match: the database does not tell whether a row of this table has changed; name a version_column",
+        ),
+    ],
+)
+def test_if_match_is_required_only_where_it_can_be_held(is_view: bool, message: str) -> None:
+    unversioned = msgspec.structs.replace(ORDERS, is_view=is_view, versioning="none")
+    assert f"{PATH}:1: {message}" in faults_of("require_if_match: true\nkey: id", unversioned)
+
+
 def test_another_version_stands_beside_the_first() -> None:
     second = table("orders_2", COLUMNS)
     catalog, faults = catalog_of((source("", "orders"), ORDERS), (source("version: v2", "orders_2"), second))
@@ -183,6 +209,15 @@ MISMATCHES: list[tuple[str, str]] = [
         ":2: several foreign keys fit; say which with `on:`, one of {user_id: a}; {serial: b}",
     ),
     ("relations:\n  user:\n    to: users\n    on: {usr_id: id}", ':4: "orders" has no column "usr_id". Did you mean "user_id"?'),
+    ("table: orders\nversion_column: revisoin", ':2: there is no field or column "revisoin".'),
+    (
+        "table: orders\nversion_column: status",
+        ':2: "status" cannot tell versions: it is text; takes an integer or a timestamp that changes at each write',
+    ),
+    (
+        "table: orders\nversion_column: paid",
+        ':2: "paid" cannot tell versions: it is boolean; takes an integer or a timestamp that changes at each write',
+    ),
     ("relations:\n  user:\n    to: users\n    on:\n      user_id: idd", ':5: "users" has no column "idd". Did you mean "id"?'),
 ]
 

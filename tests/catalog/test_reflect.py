@@ -291,6 +291,25 @@ def test_a_partitions_violation_is_reported_by_a_name_that_is_known(url: str) ->
     assert refused.value.constraint_name in constraints(url, "logs")
 
 
+def test_how_a_tables_rows_tell_their_versions_is_read(url: str) -> None:
+    """A foreign table is a partition as good as any other, and tells nothing of its rows."""
+    run(
+        url,
+        "CREATE FOREIGN DATA WRAPPER nothing; CREATE SERVER files FOREIGN DATA WRAPPER nothing",
+        "CREATE TABLE halves (id int, half int) PARTITION BY LIST (half)",
+        "CREATE TABLE half_1 PARTITION OF halves FOR VALUES IN (1) PARTITION BY LIST (id)",
+        "CREATE TABLE half_1_1 PARTITION OF half_1 DEFAULT",
+        "CREATE TABLE away (id int, half int) PARTITION BY LIST (half)",
+        "CREATE FOREIGN TABLE away_1 PARTITION OF away DEFAULT SERVER files",
+        "CREATE VIEW glimpse AS SELECT id FROM owners",
+    )
+    names = ("owners", "halves", "half_1_1", "away", "away_1", "glimpse")
+    tables = reflected(url, *((None, name) for name in names)).tables
+    assert [tables[None, name].versioning for name in names] == ["heap", "partitioned", "heap", "none", "none", "none"]
+    assert len({tables[None, name].seed for name in names}) == len(names)
+    assert reflected(url, (None, "owners")).tables[None, "owners"].seed == tables[None, "owners"].seed
+
+
 # --- which tables ------------------------------------------------------------------------------------------------------
 
 

@@ -194,7 +194,10 @@ def test_keys_are_text_as_written() -> None:
     ]
 
 
-ROOT_KEYS = "table, description, key, version, fields, relations, list, cache, rate_limit, timeout, access, deprecated"
+ROOT_KEYS = (
+    "table, description, key, version, fields, relations, list, cache, rate_limit, timeout, "
+    "version_column, require_if_match, access, deprecated"
+)
 FIELD_KEYS = "description, column, hidden, readonly, minimum, maximum, min_length, max_length, pattern, enum, json"
 
 FAULTS = {

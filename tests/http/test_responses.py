@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import ERRORS, GatewayError, MethodNotAllowed, Problem, Unavailable, ValidationFailed
 from gateway.http.responses import Response, created_response, key_text, page_response, problem_response, row_response
-from gateway.pipeline import Created, Page
+from gateway.pipeline import Created, Page, Row
 
 PAGE = Page(rows=[], limit=20, page=1, has_more=False, next_cursor=None, prev_cursor=None, count="none", total=None)
 
@@ -41,7 +41,7 @@ def test_a_page_by_cursor_has_no_number_and_a_counted_one_its_total() -> None:
 
 
 def test_a_row_is_passed_on_as_postgresql_made_it() -> None:
-    assert row_response('{"price": "1.10", "ü":1.0}').body == '{"data":{"price": "1.10", "ü":1.0}}'.encode()
+    assert row_response(Row('{"price": "1.10", "ü":1.0}', 1)).body == '{"data":{"price": "1.10", "ü":1.0}}'.encode()
 
 
 @pytest.mark.parametrize("error", [error for error in ERRORS if error is not MethodNotAllowed])
@@ -119,6 +119,6 @@ def test_a_part_of_a_key_is_percent_encoded(part: object, text: str) -> None:
 
 
 def test_the_place_of_a_new_row_has_every_part_of_its_key() -> None:
-    response = created_response(Created('{"id":1}', [1, "a,b"]), "/api/v1/things")
+    response = created_response(Created(Row('{"id":1}', 1), [1, "a,b"]), "/api/v1/things")
     assert header(response, b"location") == "/api/v1/things/1,a%2Cb"
     assert (response.status, response.body) == (201, b'{"data":{"id":1}}')

@@ -18,6 +18,8 @@ from gateway.query.syntax.brackets import OPTIONS
 from gateway.query.syntax.json import LOGIC, MAX_DEPTH
 
 DEFAULT_LIMIT = 100
+MADE_BY_THE_GATEWAY = ("If-Match", "If-None-Match")
+"""Headers that hold what an answer had: one that was made up is well formed, and 412, or names nothing."""
 MAX_QUERY_BYTES = MAX_HEAD_BYTES - 4096
 
 
@@ -28,8 +30,13 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
     """
     for name, value in (case.headers or {}).items():
         case.headers[name] = str(value)
-    if case.query and case.meta is not None and case.meta.generation.mode.is_positive:
+    if case.meta is None or not case.meta.generation.mode.is_positive:
+        return
+    if case.query:
         keep_within_limits(case.query)
+    for name in MADE_BY_THE_GATEWAY:
+        if case.headers and name in case.headers:
+            del case.headers[name]
 
 
 def keep_within_limits(query: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 
+import msgspec
 import pytest
 
 from gateway.catalog.model import Column, Resource
@@ -360,6 +361,7 @@ BOOKS = resource(
     "table: shop.books\nfields: {name: {column: title}, secret: {column: facts, hidden: true}}"
     "\nlist: {limit: {default: 5, max: 50}}",
 )
+STATE = "hash_record_extended(ROW(t.xmin, t.ctid), 0)"
 COLUMNS = 't."id" AS "id", t."title" AS "name", t."pages" AS "pages"'
 FROM = 'FROM "shop"."books" AS t'
 
@@ -449,15 +451,18 @@ def test_a_grants_rule_is_joined_to_what_the_caller_asks() -> None:
 
 def test_one_row_is_read_by_its_key() -> None:
     plan = plan_get(BOOKS, ("42",), {})
-    assert row_sql(plan, BOOKS) == (f'SELECT row_to_json(r.*) FROM (SELECT {COLUMNS} {FROM} WHERE t."id" = $1::bigint) AS r')
+    assert row_sql(plan, BOOKS) == (
+        f'SELECT row_to_json(r.*), {STATE} {FROM} CROSS JOIN LATERAL (SELECT {COLUMNS}) AS r WHERE t."id" = $1::bigint'
+    )
     assert plan.values == (42,)
 
 
 def test_a_create_inserts_the_fields_that_were_sent() -> None:
     plan = plan_create(BOOKS, b'{"pages": 3, "name": "x"}')
     assert row_sql(plan, BOOKS) == (
-        'WITH w AS (INSERT INTO "shop"."books" AS t ("title", "pages") VALUES ($1::text, $2::integer) RETURNING t.*) '
-        'SELECT row_to_json(r.*), i.k FROM (SELECT t."id" AS c0, t."title" AS c1, t."pages" AS c2, '
+        'WITH w AS (INSERT INTO "shop"."books" AS t ("title", "pages") VALUES ($1::text, $2::integer) '
+        f"RETURNING t.*, {STATE} AS xmin) "
+        'SELECT row_to_json(r.*), i.v, i.k FROM (SELECT t."id" AS c0, t."title" AS c1, t."pages" AS c2, t.xmin AS v, '
         'json_build_array(t."id") AS k FROM w AS t) AS i '
         'CROSS JOIN LATERAL (SELECT i.c0 AS "id", i.c1 AS "name", i.c2 AS "pages") AS r'
     )
@@ -467,10 +472,32 @@ def test_a_create_inserts_the_fields_that_were_sent() -> None:
 def test_a_patch_updates_the_row_of_its_key() -> None:
     plan = plan_patch(BOOKS, ("42",), b'{"pages": null}', merge=False)
     assert row_sql(plan, BOOKS) == (
-        'WITH w AS (UPDATE "shop"."books" AS t SET "pages" = $1::integer WHERE t."id" = $2::bigint RETURNING t.*) '
-        f"SELECT row_to_json(r.*) FROM (SELECT {COLUMNS} FROM w AS t) AS r"
+        'WITH w AS (UPDATE "shop"."books" AS t SET "pages" = $1::integer WHERE t."id" = $2::bigint '
+        f"RETURNING t.*, {STATE} AS xmin) "
+        'SELECT row_to_json(r.*), i.v FROM (SELECT t."id" AS c0, t."title" AS c1, t."pages" AS c2, t.xmin AS v '
+        'FROM w AS t) AS i CROSS JOIN LATERAL (SELECT i.c0 AS "id", i.c1 AS "name", i.c2 AS "pages") AS r'
     )
     assert plan.values == (None, 42)
+
+
+def test_a_condition_on_the_rows_state_is_part_of_the_statement() -> None:
+    patch = plan_patch(BOOKS, ("42",), b'{"pages": 1}', merge=False, states=(7, -8))
+    condition = f'WHERE t."id" = ${{key}}::bigint AND {STATE} = ANY (${{states}}::bigint[]) RETURNING'
+    assert condition.format(key=2, states=3) in row_sql(patch, BOOKS)
+    assert patch.values == (1, 42, [7, -8])
+    delete = plan_delete(BOOKS, ("42",), states=())
+    assert condition.format(key=1, states=2) in row_sql(delete, BOOKS)
+    assert delete.values == (42, [])
+
+
+def test_a_version_column_tells_the_state_in_place_of_the_database() -> None:
+    versioned = msgspec.structs.replace(BOOKS, version_field="pages")
+    assert 'hash_record_extended(ROW(t."pages"), 0)' in row_sql(plan_get(versioned, ("42",), {}), versioned)
+
+
+def test_of_a_view_nothing_tells_the_state() -> None:
+    view = msgspec.structs.replace(BOOKS, table=msgspec.structs.replace(BOOKS.table, is_view=True, versioning="none"))
+    assert "SELECT row_to_json(r.*), 0::bigint FROM" in row_sql(plan_get(view, ("42",), {}), view)
 
 
 def test_a_delete_tells_that_there_was_a_row() -> None:
@@ -482,7 +509,7 @@ def test_a_delete_tells_that_there_was_a_row() -> None:
 def test_an_empty_create_leaves_every_column_to_its_default() -> None:
     bare = resource(table("bare", [Column("id", BIGINT, nullable=False, filled=True)]))
     plan = plan_create(bare, b"{}")
-    assert 'INSERT INTO "public"."bare" AS t DEFAULT VALUES RETURNING t.*' in row_sql(plan, bare)
+    assert 'INSERT INTO "public"."bare" AS t DEFAULT VALUES RETURNING t.*, ' in row_sql(plan, bare)
     assert plan.values == ()
 
 
