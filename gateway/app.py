@@ -45,13 +45,14 @@ from gateway.http.docs import docs_asset
 from gateway.http.edge import PRIVATE, SECURITY, cors, trusted_networks
 from gateway.http.middleware import RequestIds, on_exception, on_http_exception
 from gateway.http.openapi import Access, document
-from gateway.http.operations import Check, health_routes
+from gateway.http.operations import Check, Notice, health_routes
 from gateway.http.protocol import HttpProtocol
 from gateway.http.request_log import RequestLog
 from gateway.http.responses import Response, json_response
 from gateway.http.routes import DataRoutes, Edge, Serving
 from gateway.http.server import Server
 from gateway.http.workers import Supervisor
+from gateway.migration_watch import MigrationWatch
 from gateway.pipeline import Pipeline
 from gateway.settings import Settings, check_startable, database_url, load_settings
 
@@ -171,6 +172,7 @@ class Gateway:
             )
         )
         self._database = Database(self.pool)
+        self._migrations = MigrationWatch(self._database)
         self.cache: Cache | None = None
         self._draining = False
         self.limiter = RateLimiter(settings.rate_limit, settings.redis_url)
@@ -203,6 +205,7 @@ class Gateway:
         except Unreachable as fault:
             logger.warning("not ready, for the database does not answer; it is looked for until it does: %s", fault)
             self._coming_up = asyncio.get_running_loop().create_task(self._come_up(str(fault)))
+        await self._migrations.start()
 
     async def rebuild(self) -> None:
         """Builds a catalog from the files and the database, beside the one that is served, and puts it in that one's place.
@@ -247,6 +250,7 @@ class Gateway:
         if self._coming_up is not None:
             self._coming_up.cancel()
             await asyncio.wait([self._coming_up])
+        await self._migrations.stop()
         await self._database.stop()
         await self.pool.close()
         if self.cache is not None:
@@ -314,7 +318,7 @@ class Gateway:
     def _starlette(self) -> Starlette:
         return Starlette(
             routes=[
-                *health_routes(self._checks(), self._broken, lambda: self._draining),
+                *health_routes(self._checks(), self._notices, lambda: self._draining),
                 Route("/docs", _docs, methods=["GET"]),
                 Route("/docs/{name}", _docs, methods=["GET"]),
             ],
@@ -340,8 +344,10 @@ class Gateway:
             checks["tokens"] = self.jwks.is_well
         return checks
 
-    def _broken(self) -> Mapping[str, str]:
-        return {f"{version}/{name}": reason for (version, name), reason in self.catalog.broken.items()}
+    def _notices(self) -> Mapping[str, Notice]:
+        migrations = self._migrations.notice
+        broken = {f"{version}/{name}": ("broken", reason) for (version, name), reason in self.catalog.broken.items()}
+        return {**broken, **({"migrations": migrations} if migrations is not None else {})}
 
     async def _database_is_well(self) -> tuple[bool, str]:
         try:

@@ -36,6 +36,12 @@ class PoolLeft(msgspec.Struct, frozen=True):
     pool: str
 
 
+class MigrationsCompared(msgspec.Struct, frozen=True):
+    """The database was held against the revision files: how many of them are not applied."""
+
+    behind: int
+
+
 Observer = Callable[[Event], None]
 
 

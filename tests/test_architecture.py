@@ -33,6 +33,7 @@ FLOORS: dict[str, int] = {
     "reads": 5,
     "fill": 5,
     "migrate": 5,
+    "migration_watch": 6,
     "pipeline": 6,
     "http": 7,
     "app": 8,

@@ -673,10 +673,10 @@ _COMMON_SCHEMAS: dict[str, Schema] = {
             "status": {"enum": ["ok", "unavailable"]},
             "checks": {
                 "type": "object",
-                "description": "By dependency; a resource that is not served stands here too.",
+                "description": "By dependency; a resource that is not served and a database that is behind stand here too.",
                 "additionalProperties": {
                     "type": "object",
-                    "properties": {"status": {"enum": ["ok", "unavailable", "broken"]}, "reason": TEXT},
+                    "properties": {"status": {"enum": ["ok", "unavailable", "broken", "behind", "ahead"]}, "reason": TEXT},
                     "required": ["status", "reason"],
                     "additionalProperties": False,
                 },

@@ -13,6 +13,9 @@ from starlette.routing import Route
 Check = Callable[[], Awaitable[tuple[bool, str]]]
 """Whether a dependency is well, and a reason in words."""
 
+Notice = tuple[str, str]
+"""What is not as it should be, in a word (`broken`, `behind`, `ahead`), and a reason in words."""
+
 
 def _health(well: bool, checks: Mapping[str, Any]) -> Response:
     content = {"status": "ok" if well else "unavailable", "checks": checks}
@@ -25,7 +28,7 @@ def _health(well: bool, checks: Mapping[str, Any]) -> Response:
 
 
 def health_routes(
-    checks: Mapping[str, Check], notices: Callable[[], Mapping[str, str]], is_draining: Callable[[], bool]
+    checks: Mapping[str, Check], notices: Callable[[], Mapping[str, Notice]], is_draining: Callable[[], bool]
 ) -> list[Route]:
     """`/health/live` and `/health/ready`. `notices` are things that are wrong but keep nobody else from being served.
 
@@ -42,7 +45,7 @@ def health_routes(
         told: dict[str, Any] = {
             name: {"status": "ok" if well else "unavailable", "reason": reason} for name, (well, reason) in results.items()
         }
-        told |= {name: {"status": "broken", "reason": reason} for name, reason in notices().items()}
+        told |= {name: {"status": status, "reason": reason} for name, (status, reason) in notices().items()}
         return _health(all(well for well, _ in results.values()), told)
 
     return [Route("/health/live", live, methods=["GET"]), Route("/health/ready", ready, methods=["GET"])]
