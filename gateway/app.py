@@ -10,7 +10,8 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Collection, Mapping
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from starlette.responses import Response as PageResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from gateway.breaker import Breaker
 from gateway.cache.cache import Cache, choose, make_cache
 from gateway.cache.dependencies import read_dependencies
 from gateway.catalog.build import build, table_name
@@ -34,6 +36,7 @@ from gateway.database.sqlstate import Violation
 from gateway.definitions.load import load_directory
 from gateway.definitions.model import Fault, Loaded
 from gateway.errors import ConfigurationError, NotWritten, Unavailable, Unreachable
+from gateway.events import together
 from gateway.guards.grants import Policy, Unrestricted
 from gateway.guards.jwks import Jwks, JwksOptions
 from gateway.guards.policy import STANDARD_CLAIMS, AccessRow, access_table, access_warnings, check_access
@@ -45,14 +48,16 @@ from gateway.http.docs import docs_asset
 from gateway.http.edge import PRIVATE, SECURITY, cors, trusted_networks
 from gateway.http.middleware import RequestIds, on_exception, on_http_exception
 from gateway.http.openapi import Access, document
-from gateway.http.operations import Check, Notice, health_routes
+from gateway.http.operations import Check, Notice, health_routes, metrics_route
 from gateway.http.protocol import HttpProtocol
-from gateway.http.request_log import RequestLog
 from gateway.http.responses import Response, json_response
 from gateway.http.routes import DataRoutes, Edge, Serving
 from gateway.http.server import Server
 from gateway.http.workers import Supervisor
 from gateway.migration_watch import MigrationWatch
+from gateway.observability.logs import Log, configure
+from gateway.observability.metrics import BREAKER_STATES, Metrics, Reading
+from gateway.observability.shared import DIRECTORY_VARIABLE, SharedDirectory
 from gateway.pipeline import Pipeline
 from gateway.settings import Settings, check_startable, database_url, load_settings
 
@@ -65,7 +70,7 @@ COMING_UP_SECONDS = 0.25
 POOL_CLOSE_SECONDS = 8.0
 """What the pool and the rest take to close, at the most, once no request is in flight."""
 DOCS_POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+LEAVE_METRICS_SECONDS = 1.0
 
 
 # --- the catalog -------------------------------------------------------------------------------------------------------
@@ -158,8 +163,14 @@ def _tokens(settings: Settings) -> tuple[Jwks | None, TokenVerifier | None]:
 class Gateway:
     """The ASGI application. `start` before the first request, `stop` after the last; a server's lifespan does both."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, log: Log | None = None) -> None:
         self.settings = settings
+        self.log = log or make_log(settings)
+        self.metrics = Metrics()
+        self.observe = together(self.metrics.handlers, self.log.handlers)
+        directory = os.environ.get(DIRECTORY_VARIABLE)
+        self._shared = SharedDirectory(Path(directory)) if directory else None
+        self._leaving: asyncio.Task[None] | None = None
         self.pool = Pool(
             PoolOptions(
                 url=database_url(settings),
@@ -171,20 +182,21 @@ class Gateway:
                 statement_timeout_seconds=settings.database_statement_timeout_seconds,
             )
         )
-        self._database = Database(self.pool)
+        self._database = Database(self.pool, observe=self.observe)
         self._migrations = MigrationWatch(self._database)
         self.cache: Cache | None = None
         self._draining = False
         self.limiter = RateLimiter(settings.rate_limit, settings.redis_url)
-        self.jwks, verifier = _tokens(settings)
+        self.jwks, self._verifier = _tokens(settings)
         self._coming_up: asyncio.Task[None] | None = None
         self._serving = self._serve_from(Catalog({}, {}, is_built=False))
-        admission = Admission(self.limiter, verifier, settings.auth_issuer or "", trusted_networks(settings.trusted_proxies))
-        always = SECURITY if verifier is None else (*SECURITY, *PRIVATE)
-        self.request_log = RequestLog(settings.service_name) if settings.log_level in ("debug", "info") else None
-        edge = Edge(settings.max_body_bytes, always, cors(settings.cors_origins), self.request_log)
+        trusted = trusted_networks(settings.trusted_proxies)
+        admission = Admission(self.limiter, self._verifier, settings.auth_issuer or "", trusted)
+        always = SECURITY if self._verifier is None else (*SECURITY, *PRIVATE)
+        edge = Edge(settings.max_body_bytes, always, cors(settings.cors_origins), self.observe)
         self._data = DataRoutes(lambda: self._serving, admission, edge)
-        self._other = RequestIds(self._starlette())
+        self._other = RequestIds(self._starlette(), self.observe)
+        self.metrics.read(self._readings())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["raw_path"].startswith(b"/api/"):
@@ -197,6 +209,8 @@ class Gateway:
     async def start(self) -> None:
         """Builds the catalog and opens the pool, or, where the database does not answer, goes on trying in the background: then
         nothing is ready, and every resource is 503. Raises ConfigurationError for what time will not mend."""
+        if self._shared is not None:
+            self._leaving = asyncio.get_running_loop().create_task(self._leave_metrics(self._shared))
         await self.limiter.start()
         if self.jwks is not None:
             await self.jwks.start()
@@ -258,8 +272,10 @@ class Gateway:
         await self.limiter.stop()
         if self.jwks is not None:
             await self.jwks.stop()
-        if self.request_log is not None:
-            self.request_log.flush()
+        if self._leaving is not None and self._shared is not None:
+            self._leaving.cancel()
+            self._shared.leave(self.metrics.snapshot())
+        await asyncio.to_thread(self.log.close)
 
     async def _open_cache(self) -> None:
         """The cache that the settings allow. It need not be trusted yet when requests come: then the database answers."""
@@ -304,7 +320,7 @@ class Gateway:
             return response
 
         return Serving(
-            pipeline=Pipeline(catalog, self._database, self.cache, self.settings.cache_ttl_seconds),
+            pipeline=Pipeline(catalog, self._database, self.cache, self.settings.cache_ttl_seconds, self.observe),
             policy=policy,
             limits={
                 place: resource_limit(resource.definition.rate_limit, *place)
@@ -319,11 +335,68 @@ class Gateway:
         return Starlette(
             routes=[
                 *health_routes(self._checks(), self._notices, lambda: self._draining),
+                metrics_route(self._scrape),
                 Route("/docs", _docs, methods=["GET"]),
                 Route("/docs/{name}", _docs, methods=["GET"]),
             ],
             exception_handlers={HTTPException: on_http_exception, Exception: on_exception},
         )
+
+    # --- metrics -------------------------------------------------------------------------------------------------------
+
+    def _readings(self) -> dict[str, Reading]:
+        """What the parts count or hold themselves, by the metric that tells of it."""
+        pool, jwks, verifier = self.pool, self.jwks, self._verifier
+
+        def counted(name: str) -> Reading:
+            return lambda: getattr(self.cache, name, 0)  # 0 where there is no cache
+
+        readings: dict[str, Reading] = {
+            "http_requests_in_flight": lambda: self._data.in_flight,
+            "db_pool_size": lambda: pool.size,
+            "db_pool_active_connections": lambda: pool.active,
+            "db_pool_idle_connections": lambda: pool.idle,
+            "db_pool_waiting": lambda: pool.waiting,
+            "db_pool_max_connections": lambda: pool.options.maximum,
+            "circuit_breaker_state": lambda: {breaker.name: BREAKER_STATES[breaker.state] for breaker in self._breakers()},
+            "cache_hits_total": counted("hits"),
+            "cache_misses_total": counted("misses"),
+            "cache_bypasses_total": counted("bypasses"),
+            "cache_invalidations_total": counted("invalidations"),
+            "cache_store_errors_total": counted("errors"),
+            "cache_trusted": lambda: None if self.cache is None else self.cache.is_trusted,
+            "rate_limit_refusals_total": lambda: self.limiter.refused,
+            "rate_limit_store_errors_total": lambda: self.limiter.failures,
+            "catalog_resources": lambda: len(self.catalog.resources),
+            "catalog_broken_resources": lambda: len(self.catalog.broken),
+            "log_lines_dropped_total": lambda: self.log.dropped,
+        }
+        if jwks is not None and verifier is not None:
+            readings |= {
+                "token_cache_size": lambda: verifier.tokens_kept,
+                "jwks_age_seconds": lambda: jwks.age_seconds,
+                "jwks_fetches_total": lambda: {"ok": jwks.fetches - jwks.failures, "failed": jwks.failures},
+            }
+        return readings
+
+    def _breakers(self) -> tuple[Breaker, ...]:
+        return (self._database.breaker,)
+
+    async def _scrape(self, accept: str) -> tuple[bytes, str]:
+        """The metrics of all workers. Other workers' files are read by a thread."""
+        own = self.metrics.snapshot()
+        if self._shared is not None:
+            own = await asyncio.to_thread(self._shared.gather, own)
+        return self.metrics.render(accept, own)
+
+    async def _leave_metrics(self, shared: SharedDirectory) -> None:
+        """Leaves this worker's numbers for the others, again and again."""
+        while True:
+            try:
+                shared.leave(self.metrics.snapshot())
+            except OSError as fault:
+                logger.warning("metrics: this worker's numbers cannot be left for the others: %s", fault.strerror)
+            await asyncio.sleep(LEAVE_METRICS_SECONDS)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         """The lifespan protocol. Starlette's own would log an operator's mistake with its traceback."""
@@ -374,8 +447,7 @@ async def _docs(request: Request) -> PageResponse:
 def create() -> Gateway:
     """The application by the environment's settings: what each worker process calls."""
     settings = load_settings(os.environ, DOTENV)
-    _configure_logging(settings)
-    return Gateway(settings)
+    return Gateway(settings, _configured_log(settings))
 
 
 def serve(settings: Settings) -> None:
@@ -384,12 +456,12 @@ def serve(settings: Settings) -> None:
     Raises SystemExit where that shows only in a process that serves, which then has logged why.
     """
     check_startable(settings)
-    _configure_logging(settings)
+    log = _configured_log(settings)
     with contextlib.suppress(Unreachable):  # which each process waits for to end
         asyncio.run(assemble(settings))  # what would stop every process stops the start, once
     if settings.auth == "off":
         logger.warning("AUTH=off: every caller may read and change everything")
-    stopped_by = _serve_in_workers(settings) if settings.workers > 1 else _serve_here(settings)
+    stopped_by = _serve_in_workers(settings) if settings.workers > 1 else _serve_here(settings, log)
     if stopped_by == signal.SIGINT:
         raise KeyboardInterrupt
 
@@ -400,14 +472,15 @@ def _serve_in_workers(settings: Settings) -> signal.Signals | None:
     supervisor = Supervisor(
         config, [config.bind_socket()], settings.shutdown_drain_seconds, settings.shutdown_timeout_seconds + POOL_CLOSE_SECONDS
     )
-    supervisor.run()
+    with _metrics_directory():
+        supervisor.run()
     if supervisor.failed:
         raise SystemExit(1)
     return supervisor.stopped_by
 
 
-def _serve_here(settings: Settings) -> signal.Signals | None:
-    server = Server(_server_config(settings, Gateway(settings)), settings.shutdown_drain_seconds)
+def _serve_here(settings: Settings, log: Log) -> signal.Signals | None:
+    server = Server(_server_config(settings, Gateway(settings, log)), settings.shutdown_drain_seconds)
     try:
         server.run()
     except SystemExit:  # uvicorn's own status for this is 3
@@ -432,6 +505,23 @@ def _server_config(settings: Settings, application: Any, **options: Any) -> uvic
     )
 
 
-def _configure_logging(settings: Settings) -> None:
-    logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of every request with its URL
+@contextlib.contextmanager
+def _metrics_directory() -> Iterator[None]:
+    """Where the workers leave their numbers for each other."""
+    with tempfile.TemporaryDirectory(prefix="gateway-metrics-") as directory:
+        os.environ[DIRECTORY_VARIABLE] = directory
+        try:
+            yield
+        finally:
+            del os.environ[DIRECTORY_VARIABLE]
+
+
+def make_log(settings: Settings) -> Log:
+    """The log, by the settings, on standard error."""
+    return Log(settings.service_name, settings.log_level, settings.log_slow_seconds)
+
+
+def _configured_log(settings: Settings) -> Log:
+    log = make_log(settings)
+    configure(log, settings.log_level)
+    return log

@@ -31,11 +31,16 @@ BatchCall = Callable[[Sequence[Question]], Awaitable[Sequence[Answer | Exception
 Asked = list[tuple[Question, asyncio.Future[Answer]]]
 
 
+def _untold(_size: int) -> None:
+    """Nobody wants to know how large batches are."""
+
+
 class Coalescer(Generic[Question, Answer]):
     """Asks `call` with up to `max_batch` questions at once, and has at most `max_batches` such calls under way.
 
     Where `call` raises, all its callers get that exception. One of the classes in `isolate` is taken for the fault of a single
     question instead: the batch is asked again in halves until that one stands alone. That is for calls that change nothing.
+    `sized` hears how many questions each call takes.
     """
 
     def __init__(
@@ -45,16 +50,16 @@ class Coalescer(Generic[Question, Answer]):
         max_batch: int = 128,
         max_batches: int = 2,
         isolate: tuple[type[Exception], ...] = (),
+        sized: Callable[[int], None] = _untold,
     ) -> None:
         self._call = call
+        self._sized = sized
         self._max_batch = max_batch
         self._max_batches = max_batches
         self._isolate = isolate
         self._waiting: deque[tuple[Question, asyncio.Future[Answer]]] = deque()
         self._runners: set[asyncio.Task[None]] = set()
         self._starting = False
-        # A batch belongs to nobody: without a context of its own it would run in its first caller's, trace and all.
-        self._context = contextvars.copy_context()
 
     async def ask(self, question: Question) -> Answer:
         """The answer to one question. Raises what `call` has for it, or raised."""
@@ -77,7 +82,9 @@ class Coalescer(Generic[Question, Answer]):
     def _start(self) -> None:
         """One more runner, which takes what waits when its turn comes: until then nobody needs another."""
         self._starting = True
-        runner = asyncio.get_running_loop().create_task(self._run(), context=self._context)
+        # A batch belongs to nobody: without a context of its own it would run in its first caller's, trace and all. Each runner
+        # has another, for what a call sets there must not reach the call beside it.
+        runner = asyncio.get_running_loop().create_task(self._run(), context=contextvars.Context())
         self._runners.add(runner)
         runner.add_done_callback(self._runners.discard)
 
@@ -106,6 +113,7 @@ class Coalescer(Generic[Question, Answer]):
         return batch
 
     async def _settle(self, batch: Asked[Question, Answer]) -> None:
+        self._sized(len(batch))
         try:
             answers = await self._call([question for question, _ in batch])
         except asyncio.CancelledError:

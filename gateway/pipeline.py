@@ -11,6 +11,7 @@ Everything is handed in; nothing here knows HTTP. Rows stay the JSON text that P
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,12 +32,13 @@ from gateway.errors import (
     Unavailable,
     ValidationFailed,
 )
+from gateway.events import Observer, Purpose, nobody, timeline
 from gateway.query.ast import EVERYTHING, Count, GetPlan, Grant, ListPlan, ListRequest, States, WritePlan, WriteShape
 from gateway.query.cursor import MAX_CURSOR_CHARACTERS, Cursor, encode_cursor
 from gateway.query.payload import plan_create, plan_delete, plan_patch
 from gateway.query.plan import filter_values, plan_get, plan_list, readable_fields
 from gateway.query.plans import Plans
-from gateway.query.statements import ReadStatement, Statements
+from gateway.query.statements import ReadStatement, Statements, table_of
 from gateway.reads import Reads
 
 MAX_POINT_BATCH, MAX_LIST_BATCH = 128, 16
@@ -84,15 +86,17 @@ STATE_BYTES = 8
 """Before a row's text, where it is kept."""
 
 
-def _table_name(resource: Resource) -> str:
-    """As the cache names tables."""
-    return f"{resource.table.schema}.{resource.table.name}"
-
-
 class Pipeline:
     """The operations over one catalog and one database. Without a `cache` every read goes to the database."""
 
-    def __init__(self, catalog: Catalog, database: Database, cache: Cache | None = None, cache_ttl_seconds: float = 0) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        database: Database,
+        cache: Cache | None = None,
+        cache_ttl_seconds: float = 0,
+        observe: Observer = nobody,
+    ) -> None:
         self.catalog = catalog
         self.database = database
         self.cache = cache
@@ -102,7 +106,7 @@ class Pipeline:
         self._changed: dict[str, tuple[str, ...]] = {}
         self.plans = Plans()
         self.statements = Statements()
-        self.reads = Reads(database)
+        self.reads = Reads(database, observe)
 
     def resource(self, version: str, name: str) -> Resource:
         """The resource of that name. Raises NotFound, or Unavailable for one whose file has faults."""
@@ -127,7 +131,9 @@ class Pipeline:
 
         Raises as `list_rows` does.
         """
+        began = time.perf_counter()
         plan = self.plans.list(resource, query, grant)
+        timeline().note("plan", began)
         ttl_seconds = self._ttl_seconds(resource)
         if self.cache is None or not ttl_seconds:
             return await self._list(resource, plan), BYPASS
@@ -168,7 +174,9 @@ class Pipeline:
         refresh: bool = False,
     ) -> tuple[Row, Freshness]:
         """The row, from the cache, unless `refresh`. Raises as `get_row` does."""
+        began = time.perf_counter()
         plan = plan_get(resource, key, parameters, grant)
+        timeline().note("plan", began)
         ttl_seconds = self._ttl_seconds(resource)
         if self.cache is None or not ttl_seconds:
             return await self._get(resource, plan), BYPASS
@@ -195,7 +203,10 @@ class Pipeline:
 
     async def create_row(self, resource: Resource, body: bytes, grant: Grant = EVERYTHING) -> Created:
         """The stored row. Raises ValidationFailed, Conflict and the database's errors."""
-        rows = await self._write(resource, plan_create(resource, body, grant), grant)
+        began = time.perf_counter()
+        plan = plan_create(resource, body, grant)
+        timeline().note("plan", began)
+        rows = await self._write(resource, plan, grant)
         if not rows:
             raise Conflict("A rule of the database kept the row from being stored.")
         return Created(Row(rows[0][0], rows[0][1]), msgspec.json.decode(rows[0][2]))
@@ -213,7 +224,10 @@ class Pipeline:
 
         Raises NotFound, PreconditionFailed, ValidationFailed, Conflict and the database's errors.
         """
-        rows = await self._write(resource, plan_patch(resource, key, body, merge, grant, states), grant, key)
+        began = time.perf_counter()
+        plan = plan_patch(resource, key, body, merge, grant, states)
+        timeline().note("plan", began)
+        rows = await self._write(resource, plan, grant, key)
         if not rows:
             await self._find(resource, key, grant, states)
             raise Conflict("A rule of the database kept the row from being changed.")
@@ -238,14 +252,14 @@ class Pipeline:
         """The tables that an answer of the resource is made from."""
         tables = self._sources.get(resource.id)
         if tables is None and self.cache is not None:
-            tables = self._sources[resource.id] = self.cache.dependencies.made_from(_table_name(resource))
+            tables = self._sources[resource.id] = self.cache.dependencies.made_from(table_of(resource))
         return tables or ()
 
     def _changed_by(self, resource: Resource) -> tuple[str, ...]:
         """The tables that a write to the resource may change."""
         tables = self._changed.get(resource.id)
         if tables is None and self.cache is not None:
-            tables = self._changed[resource.id] = self.cache.dependencies.changed_by(_table_name(resource))
+            tables = self._changed[resource.id] = self.cache.dependencies.changed_by(table_of(resource))
         return tables or ()
 
     async def _read(self, resource: Resource, statement: ReadStatement, values: tuple[Any, ...]) -> Rows:
@@ -254,19 +268,21 @@ class Pipeline:
         except Violation as violation:
             raise ValidationFailed(f"A value of the query {violation.refusal.message}.") from None
 
-    async def _run(self, resource: Resource, sql: str, values: tuple[Any, ...]) -> Rows:
+    async def _run(self, resource: Resource, sql: str, values: tuple[Any, ...], operation: str) -> Rows:
         try:
-            return await self.database.fetch(sql, values, resource.timeout_seconds)
+            purpose = Purpose(operation, table_of(resource))
+            return await self.database.fetch(sql, values, resource.timeout_seconds, purpose=purpose)
         except Violation as violation:
             raise ValidationFailed(f"A value of the query {violation.refusal.message}.") from None
 
     async def _write(self, resource: Resource, plan: WritePlan, grant: Grant, key: tuple[str, ...] | None = None) -> Rows:
         sql = self.statements.write(plan.shape, resource)
+        purpose = Purpose(plan.shape.operation, table_of(resource))
         try:
             if self.cache is None:
-                return await self.database.fetch(sql, plan.values, resource.timeout_seconds, writing=True)
+                return await self.database.fetch(sql, plan.values, resource.timeout_seconds, writing=True, purpose=purpose)
             async with self.cache.writing(self._changed_by(resource)):
-                return await self.database.fetch(sql, plan.values, resource.timeout_seconds, writing=True)
+                return await self.database.fetch(sql, plan.values, resource.timeout_seconds, writing=True, purpose=purpose)
         except Violation as violation:
             if key is not None and violation.refusal.kind == "value":
                 await self._find(resource, key, grant)  # NotFound where it is the key that cannot be read
@@ -280,7 +296,7 @@ class Pipeline:
         The database finds the other row first; a 409 there and a 403 elsewhere would tell what others' rows hold.
         """
         if isinstance(plan.shape, WriteShape) and plan.shape.check is not None:
-            rows = await self._run(resource, self.statements.outside(plan.shape, resource), plan.values)
+            rows = await self._run(resource, self.statements.outside(plan.shape, resource), plan.values, "other")
             if rows and rows[0][0]:
                 raise Forbidden(OUTSIDE)
 
@@ -293,7 +309,7 @@ class Pipeline:
 
     async def _estimate(self, resource: Resource, plan: ListPlan) -> int:
         sql = self.statements.estimate(plan.shape.where, resource)
-        rows = await self._run(resource, sql, filter_values(plan))
+        rows = await self._run(resource, sql, filter_values(plan), "count")
         estimate: float = msgspec.json.decode(rows[0][0])[0]["Plan"]["Plan Rows"]
         return round(estimate)
 

@@ -20,6 +20,7 @@ from gateway.catalog.types import as_text
 from gateway.coalesce import Coalescer
 from gateway.database.execute import Database, Rows
 from gateway.database.sqlstate import Violation
+from gateway.events import BatchAnswered, Observer, Timeline, keep_timeline, nobody, timeline
 from gateway.query.ast import Values
 from gateway.query.statements import MAX_STATEMENTS, ReadStatement
 
@@ -31,11 +32,16 @@ LANE_STATEMENTS = 2
 """Statements of one lane that run at once: one on its way while the other is worked on."""
 
 
+Question = tuple[Values, Timeline]
+"""A request's values, and where it is noted what ran for it."""
+
+
 class Reads:
     """The lanes of one database, found by their statements' SQL."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, observe: Observer = nobody) -> None:
         self._database = database
+        self._observe = observe
         self._lanes: dict[tuple[str, float | None], _Lane] = {}
 
     async def fetch(self, statement: ReadStatement, values: Values, timeout_seconds: float | None, max_batch: int) -> Rows:
@@ -45,12 +51,12 @@ class Reads:
             lane = self._open(statement, timeout_seconds, max_batch)
         if lane.seconds > SLOW_SECONDS:
             return await lane.fetch_alone(values)
-        return await lane.coalescer.ask(values)
+        return await lane.coalescer.ask((values, timeline()))
 
     def _open(self, statement: ReadStatement, timeout_seconds: float | None, max_batch: int) -> _Lane:
         if len(self._lanes) >= MAX_STATEMENTS:
             del self._lanes[next(iter(self._lanes))]  # who waits in it holds it until they are answered
-        lane = _Lane(self._database, statement, timeout_seconds, max_batch)
+        lane = _Lane(self._database, statement, timeout_seconds, max_batch, self._observe)
         self._lanes[statement.sql, timeout_seconds] = lane
         return lane
 
@@ -58,35 +64,67 @@ class Reads:
 class _Lane:
     """One shape's queue. `seconds` is what a request of it takes, on average."""
 
-    def __init__(self, database: Database, statement: ReadStatement, timeout_seconds: float | None, max_batch: int) -> None:
+    def __init__(
+        self,
+        database: Database,
+        statement: ReadStatement,
+        timeout_seconds: float | None,
+        max_batch: int,
+        observe: Observer,
+    ) -> None:
         self._database = database
         self._statement = statement
         self._timeout_seconds = timeout_seconds
         self.seconds = 0.0
-        self.coalescer: Coalescer[Values, Rows] = Coalescer(
-            self._fetch_all, max_batch=max_batch, max_batches=LANE_STATEMENTS, isolate=(Violation,)
+        self.coalescer: Coalescer[Question, Rows] = Coalescer(
+            self._fetch_all,
+            max_batch=max_batch,
+            max_batches=LANE_STATEMENTS,
+            isolate=(Violation,),
+            sized=lambda size: observe(BatchAnswered("read", size)),
         )
 
-    async def fetch_alone(self, values: Values) -> Rows:
-        """The rows of one request, by a statement of its own."""
+    async def fetch_alone(self, values: Values, batch: int = 1) -> Rows:
+        """The rows of one request, or of `batch` equal ones, by its plain statement."""
         started = time.perf_counter()
+        statement = self._statement
         try:
-            return await self._database.fetch(self._statement.sql, values, self._timeout_seconds)
+            return await self._database.fetch(
+                statement.sql, values, self._timeout_seconds, purpose=statement.purpose, batch=batch
+            )
         finally:
             self._note(time.perf_counter() - started)
 
-    async def _fetch_all(self, questions: Sequence[Values]) -> Sequence[Rows]:
+    async def _fetch_all(self, questions: Sequence[Question]) -> Sequence[Rows]:
+        """Runs in a context of its own. Whoever asked, alone or with others, has the statement on their timeline."""
         if len(questions) == 1:
-            return [await self.fetch_alone(questions[0])]
+            values, asker = questions[0]
+            keep_timeline(asker)
+            return [await self.fetch_alone(values)]
+        shared = Timeline()
+        keep_timeline(shared)
+        try:
+            return await self._fetch_together([values for values, _ in questions])
+        finally:
+            for _, asker in questions:
+                asker.adopt(shared)
+
+    async def _fetch_together(self, questions: Sequence[Values]) -> Sequence[Rows]:
         distinct: dict[Hashable, Values] = {_identity(values): values for values in questions}
         if len(distinct) == 1:
-            return [await self.fetch_alone(questions[0])] * len(questions)
+            return [await self.fetch_alone(questions[0], len(questions))] * len(questions)
         numbers = {identity: number for number, identity in enumerate(distinct)}
         answers: list[Rows] = [[] for _ in distinct]
         started = time.perf_counter()
         try:
             columns = [[as_text(value) for value in column] for column in zip(*distinct.values(), strict=True)]
-            for row in await self._database.fetch(self._statement.batch_sql, columns, self._timeout_seconds):
+            for row in await self._database.fetch(
+                self._statement.batch_sql,
+                columns,
+                self._timeout_seconds,
+                purpose=self._statement.purpose,
+                batch=len(questions),
+            ):
                 answers[row[-1] - 1].append(row)
         finally:
             self._note((time.perf_counter() - started) / len(distinct))

@@ -45,6 +45,7 @@ class Settings(msgspec.Struct, frozen=True):
     port: int
     workers: int
     log_level: str
+    log_slow_seconds: float
     service_name: str
     cors_origins: tuple[str, ...]
     trusted_proxies: tuple[str, ...]
@@ -231,6 +232,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("PORT", _whole(0, 65535), "8000", "", "port to listen on; 0: any free one"),
     Variable("WORKERS", _whole(1, 256), "1", "processes", "that serve; more than one need REDIS_URL to cache"),
     Variable("LOG_LEVEL", _one_of(*LOG_LEVELS), "info", "", "least severe message that is logged"),
+    Variable("LOG_SLOW_SECONDS", _number(0, 3600), "1", "seconds", "a statement takes, and then has a line in the log"),
     Variable("SERVICE_NAME", _NAME, "db-service", "", "name in logs, metrics and traces"),
     Variable(
         "CORS_ORIGINS",

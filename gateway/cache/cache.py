@@ -7,6 +7,7 @@ cache cannot be trusted now, every read makes its answer anew, and no request fa
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -22,6 +23,7 @@ from gateway.cache.memory_store import MemoryStore
 from gateway.cache.redis_store import RedisLink, RedisStore
 from gateway.cache.store import Entry, Key, Store, StoreDown
 from gateway.errors import GatewayError
+from gateway.events import Timeline, keep_timeline, timeline
 
 Outcome = Literal["hit", "miss", "bypass"]
 Load = Callable[[], Awaitable[bytes]]
@@ -103,7 +105,7 @@ class Cache:
         self._doubt_seconds = doubt_seconds
         self._clock = clock
         self._doubts: dict[tuple[str, ...], float] = {}
-        self._loading: dict[tuple[bytes, bytes], asyncio.Task[bytes]] = {}
+        self._loading: dict[tuple[bytes, bytes], tuple[asyncio.Task[bytes], Timeline]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.hits = 0
         self.misses = 0
@@ -136,16 +138,21 @@ class Cache:
         key under the same stamp share one load: it began after the stamp was read, and each of them has seen that stamp stand.
         Raises what `load` raises.
         """
+        noted = timeline()
+        noted.cache = "bypass"
         licence = self._keeper.licence()
         if ttl_seconds <= 0 or not licence:
             self.bypasses += 1
             return Cached(await load(), "bypass")
+        began = time.perf_counter()
         try:
             found = await self._store.look(key, tables)
         except StoreDown:
+            noted.note("cache", began)
             self._keeper.store_failed()
             self.bypasses += 1
             return Cached(await load(), "bypass")
+        noted.note("cache", began)
         if not self._keeper.still(licence):
             self.bypasses += 1
             return Cached(await load(), "bypass")
@@ -155,20 +162,34 @@ class Cache:
         entry = found.entry
         if entry is not None:
             self.hits += 1
+            noted.cache = "hit"
             return Cached(entry.body, "hit", max(0, int(self._clock() - entry.loaded_at)))
         self.misses += 1
+        noted.cache = "miss"
         return Cached(await self._load_shared(key, found.stamp, load, ttl_seconds), "miss")
 
     async def _load_shared(self, key: Key, stamp: bytes, load: Load, ttl_seconds: float) -> bytes:
         place = (key.whole, stamp)
         loading = self._loading.get(place)
         if loading is None:
-            loading = asyncio.get_running_loop().create_task(self._load(key, stamp, load, ttl_seconds))
-            self._loading[place] = loading
-            loading.add_done_callback(lambda done: self._loaded(place, done))
+            loading = self._loading[place] = self._start_load(key, stamp, load, ttl_seconds)
+            loading[0].add_done_callback(lambda done: self._loaded(place, done))
         else:
             self.shared += 1
-        return await asyncio.shield(loading)  # who leaves leaves alone
+        task, noted = loading
+        try:
+            return await asyncio.shield(task)  # who leaves leaves alone
+        finally:
+            timeline().adopt(noted)
+
+    def _start_load(self, key: Key, stamp: bytes, load: Load, ttl_seconds: float) -> tuple[asyncio.Task[bytes], Timeline]:
+        """A load that several may wait for, with a timeline of its own, that each of them takes over."""
+        first = timeline()
+        noted = Timeline(first.request_id, first.route, first.trace)
+        context = contextvars.copy_context()
+        context.run(keep_timeline, noted)
+        work = self._load(key, stamp, load, ttl_seconds)
+        return asyncio.get_running_loop().create_task(work, context=context), noted
 
     def _loaded(self, place: tuple[bytes, bytes], done: asyncio.Task[bytes]) -> None:
         del self._loading[place]
@@ -253,7 +274,7 @@ class Cache:
 
     async def stop(self) -> None:
         """Ends what is under way."""
-        for task in (*self._tasks, *self._loading.values()):
+        for task in (*self._tasks, *(task for task, _ in self._loading.values())):
             task.cancel()
         await self._keeper.stop()
         await self._store.close()

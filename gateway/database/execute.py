@@ -17,13 +17,14 @@ from gateway.breaker import Breaker, described
 from gateway.connect import Connection
 from gateway.database.pool import Pool
 from gateway.database.retry import DEMOTED, LOST, MAX_RETRIES, Budget, Kind, NoConnection, kind_of, pause_seconds
-from gateway.database.sqlstate import translate, translate_connecting
+from gateway.database.sqlstate import fault_class, translate, translate_connecting
 from gateway.errors import GatewayError, InternalError, NotWritten, Unavailable
-from gateway.events import Observer, Retried, nobody
+from gateway.events import CANCELLED, OTHER, Observer, Purpose, Retried, StatementRan, nobody, timeline
 
 logger = logging.getLogger("gateway.database")
 
 Rows = list[asyncpg.Record]
+_NO_ROWS: Rows = []
 
 GRACE_SECONDS = 0.8
 """How long past its own time a statement's answer is waited for, with the wait for a connection and all retries."""
@@ -41,12 +42,21 @@ class Database:
         self._budget = Budget()
         self._observe = observe
 
-    async def fetch(self, sql: str, values: Sequence[Any], timeout_seconds: float | None = None, writing: bool = False) -> Rows:
+    async def fetch(
+        self,
+        sql: str,
+        values: Sequence[Any],
+        timeout_seconds: float | None = None,
+        writing: bool = False,
+        purpose: Purpose = OTHER,
+        batch: int = 1,
+    ) -> Rows:
         """The rows of one statement, which commits by itself. `timeout_seconds` None is the pool's own.
 
         Comes back within that time and `GRACE_SECONDS`, whatever the server does. Raises Violation or a GatewayError: NotWritten
         and those of 4xx say that nothing was written, OutcomeUnknown that a write may have been made. A statement that was cut
         off by its time has written nothing. A write that meets a server which is no primary any more is sent to the next one.
+        `purpose` and `batch`, how many requests it answers, are for whoever watches.
         """
         usual_seconds = self.pool.options.statement_timeout_seconds
         seconds = usual_seconds if timeout_seconds is None else timeout_seconds
@@ -56,14 +66,20 @@ class Database:
             if not self.breaker.is_closed:
                 raise NotWritten("The database cannot be reached.")
             attempt = _Attempt(sql, values, writing)
+            asked, told, rows = time.perf_counter(), CANCELLED, _NO_ROWS
             try:
                 rows = await attempt.run(self.pool, seconds, usual_seconds, deadline)
+                told = ""
             except Exception as raised:  # noqa: BLE001 - all are made ours
-                fault = raised
+                fault, told = raised, fault_class(raised)
             else:
                 self.breaker.succeeded()
                 self._budget.statements += 1
                 return rows
+            finally:
+                ran = StatementRan(purpose, sql, asked, attempt.acquired, time.perf_counter(), len(rows), batch, told)
+                timeline().ran(ran)
+                self._observe(ran)
             kind = kind_of(fault, attempt.sent)
             self._note(kind, fault)
             if not (kind.again == "always" or (kind.again == "unwritten" and not attempt.may_have_written)):
@@ -100,20 +116,23 @@ class Database:
 
 
 class _Attempt:
-    """One try at a statement. `sent` says that it was begun, `may_have_written` that it may have been committed."""
+    """One try at a statement. `sent` says that it was begun, `may_have_written` that it may have been committed, `acquired` when
+    it had its connection."""
 
-    __slots__ = ("_sql", "_values", "_writing", "may_have_written", "sent")
+    __slots__ = ("_sql", "_values", "_writing", "acquired", "may_have_written", "sent")
 
     def __init__(self, sql: str, values: Sequence[Any], writing: bool) -> None:
         self._sql = sql
         self._values = values
         self._writing = writing
+        self.acquired: float | None = None
         self.sent = False
         self.may_have_written = False
 
     async def run(self, pool: Pool, seconds: float, usual_seconds: float, deadline: float) -> Rows:
         """The rows. Raises what the pool and the driver raise."""
         connection = await pool.acquire()
+        self.acquired = time.perf_counter()
         in_doubt = True
         try:
             if connection.is_closed():  # since it was handed over

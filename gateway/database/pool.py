@@ -101,6 +101,11 @@ class Pool:
         return len(self._idle) + len(self._in_use) + len(self._openings)
 
     @property
+    def active(self) -> int:
+        """Connections that are lent out."""
+        return len(self._in_use)
+
+    @property
     def idle(self) -> int:
         """Connections that wait for work."""
         return len(self._idle)

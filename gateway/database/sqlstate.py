@@ -149,6 +149,14 @@ def _is_about_a_value(fault: asyncpg.PostgresError, state: str) -> bool:
     return state in SQL_OR_VALUE and not any(getattr(fault, part, None) for part in ("position", "internal_position", "context"))
 
 
+def fault_class(fault: BaseException) -> str:
+    """What metrics and traces call a fault of the database: the SQLSTATE's two digits, `timeout` or `connection`."""
+    state = getattr(fault, "sqlstate", None)
+    if isinstance(state, str) and not state.startswith("08"):
+        return state[:2]
+    return "timeout" if isinstance(fault, TimeoutError | Unavailable) else "connection"
+
+
 def _from_sqlstate(fault: asyncpg.PostgresError, state: str) -> Exception:
     if state == "22P02" and REFUSED in str(fault):
         return Forbidden(OUTSIDE)

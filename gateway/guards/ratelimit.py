@@ -102,8 +102,9 @@ _MAPPED = bytes(10) + b"\xff\xff"
 class RateLimiter:
     """Decides by `limits` how much each caller may ask. `default` is the RATE_LIMIT setting; None is off.
 
-    Counted for metrics: `checks`, `refusals`, `fallbacks` (decided in memory because Redis did not answer), and Redis's
-    `failures`. `clock` gives seconds and never goes back; in Redis it takes the place of the server's, so it is for tests.
+    Counted for metrics: `checks`, `refusals` (`refused` has them by what was counted), `fallbacks` (decided in memory because
+    Redis did not answer), and Redis's `failures`. `clock` gives seconds and never goes back; in Redis it takes the place of the
+    server's, so it is for tests.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class RateLimiter:
         self.redis = RedisStorage(redis_url, clock=clock) if redis is None and redis_url else redis
         self.checks = 0
         self.refusals = 0
+        self.refused = {"address": 0, "subject": 0}
         self.fallbacks = 0
 
     @property
@@ -158,6 +160,9 @@ class RateLimiter:
                 position, allowed, remaining, reset = self.memory.take(asked)
         if not allowed:
             self.refusals += 1
+            kind = charges[position][0].partition("=")[0]
+            if kind in self.refused:
+                self.refused[kind] += 1
         return Decision(allowed, charges[position][1], remaining, -(-reset // 1000))
 
     async def admit(self, *charges: tuple[str, Limit]) -> Decision:

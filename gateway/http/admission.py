@@ -20,12 +20,11 @@ from gateway.http.responses import Header
 
 
 class Visitor(msgspec.Struct):
-    """What is known of a request so far: who sends it, its limits, its route's template, and whether what it asks for is
-    deprecated. Filled as it goes on, for a refusal tells of it too."""
+    """What is known of a request so far: who sends it, its limits, and whether what it asks for is deprecated. Filled as it goes
+    on, for a refusal tells of it too."""
 
     caller: Caller | None = None
     decision: Decision | None = None
-    route: str = "/api/{unknown}"
     deprecation: Deprecation | None = None
 
     @property

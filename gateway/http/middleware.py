@@ -3,36 +3,47 @@
 from __future__ import annotations
 
 import logging
+import time
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.errors import GatewayError, InternalError, MethodNotAllowed, NotFound
+from gateway.errors import ERRORS, GatewayError, InternalError, MethodNotAllowed, NotFound
+from gateway.events import Observer, RequestEnded, Timeline, keep_timeline, nobody
 from gateway.http.requests import read_headers
 from gateway.http.responses import problem_response
 
 logger = logging.getLogger("gateway.http")
 
 
-class RequestIds:
-    """Adds `X-Request-Id` to every HTTP answer of `app`, and answers 500 for what it raises."""
+ROUTES = {path: path for path in ("/health/live", "/health/ready", "/metrics", "/docs")}
+"""Templates of what is served here; `/docs/{name}` and whatever is not served have one each."""
+CODES = {error.status: error.code for error in ERRORS}
 
-    def __init__(self, app: ASGIApp) -> None:
+
+class RequestIds:
+    """Adds `X-Request-Id` to every HTTP answer of `app`, answers 500 for what it raises, and tells `observe` of each."""
+
+    def __init__(self, app: ASGIApp, observe: Observer = nobody) -> None:
         self.app = app
+        self._observe = observe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        began = time.perf_counter()
         request_id = read_headers(scope).request_id
-        started = False
+        noted = Timeline(request_id.decode(), route_of(scope["path"]))
+        keep_timeline(noted)
+        started, status = False, 500
 
         async def send_with_id(message: Message) -> None:
-            nonlocal started
+            nonlocal started, status
             if message["type"] == "http.response.start":
-                started = True
+                started, status = True, message["status"]
                 message = {**message, "headers": [*message["headers"], (b"x-request-id", request_id)]}
             await send(message)
 
@@ -42,6 +53,14 @@ class RequestIds:
             logger.exception("request %s failed", request_id.decode())
             if not started:
                 await as_starlette(InternalError())(scope, receive, send_with_id)
+        finally:
+            code = "" if status < 400 else CODES.get(status, InternalError.code)
+            self._observe(RequestEnded(scope["method"], status, began, time.perf_counter(), "", code, noted))
+
+
+def route_of(path: str) -> str:
+    """The template of a path that is not of the data."""
+    return ROUTES.get(path) or ("/docs/{name}" if path.startswith("/docs/") else "/{unknown}")
 
 
 def as_starlette(error: GatewayError) -> Response:

@@ -1,4 +1,4 @@
-"""What is asked of the service itself: health, and the page of documents. Composed with Starlette; off the data path."""
+"""What is asked of the service itself: health, metrics, and the page of documents. Composed with Starlette; off the data path."""
 
 from __future__ import annotations
 
@@ -25,6 +25,20 @@ def _health(well: bool, checks: Mapping[str, Any]) -> Response:
         headers={"cache-control": "no-store"},
         media_type="application/json",
     )
+
+
+Scrape = Callable[[str], Awaitable[tuple[bytes, str]]]
+"""Gives the metrics' text and its content type, for an Accept header."""
+
+
+def metrics_route(scrape: Scrape) -> Route:
+    """`/metrics`. It takes no token and asks no database: who may read it is settled in front of the service."""
+
+    async def metrics(request: Request) -> Response:
+        body, content_type = await scrape(request.headers.get("accept", ""))
+        return Response(body, headers={"cache-control": "no-store", "content-type": content_type})
+
+    return Route("/metrics", metrics, methods=["GET"])
 
 
 def health_routes(

@@ -35,30 +35,58 @@ class Headers(msgspec.Struct, frozen=True):
     content_length: int | None
     if_match: bytes = b""
     if_none_match: bytes = b""
+    traceparent: bytes = b""
+    tracestate: bytes = b""
+    server_timing: bytes = b""
+    accept: bytes = b""
+
+
+_READ = frozenset(
+    {
+        b"x-request-id",
+        b"origin",
+        b"cache-control",
+        b"content-type",
+        b"content-length",
+        b"if-match",
+        b"if-none-match",
+        b"traceparent",
+        b"tracestate",
+        b"server-timing",
+        b"accept",
+    }
+)
+_LISTS = frozenset({b"if-match", b"if-none-match", b"tracestate"})
+"""Headers that may stand several times and are one list then."""
 
 
 def read_headers(scope: Scope) -> Headers:
-    """The request id is the caller's where it is sane, else a new one, unique to this process and request."""
-    request_id, content_type, length, origin, cache_control, if_match, if_none_match = b"", b"", b"", b"", b"", b"", b""
+    """The request id is the caller's where it is sane, else a new one, unique to this process and request.
+
+    Of a header that may stand once and does twice the last one counts.
+    """
+    found: dict[bytes, bytes] = {}
     for name, value in scope["headers"]:
-        if name == b"x-request-id":
-            request_id = value
-        elif name == b"content-type":
-            content_type = value
-        elif name == b"content-length":
-            length = value
-        elif name == b"origin":
-            origin = value
-        elif name == b"cache-control":
-            cache_control = value
-        elif name == b"if-none-match":
-            if_none_match = _joined(if_none_match, value)
-        elif name == b"if-match":
-            if_match = _joined(if_match, value)
+        if name in _READ:
+            found[name] = _joined(found.get(name, b""), value) if name in _LISTS else value
+    told = found.get
+    request_id = told(b"x-request-id", b"")
     if not request_id or _SANE_ID.fullmatch(request_id) is None:
         request_id = f"{_INSTANCE}-{next(_serial):x}".encode()
-    content_length = int(length) if length.isdigit() else None
-    return Headers(request_id, origin, cache_control, content_type, content_length, if_match, if_none_match)
+    length = told(b"content-length", b"")
+    return Headers(
+        request_id,
+        told(b"origin", b""),
+        told(b"cache-control", b""),
+        told(b"content-type", b""),
+        int(length) if length.isdigit() else None,
+        told(b"if-match", b""),
+        told(b"if-none-match", b""),
+        told(b"traceparent", b""),
+        told(b"tracestate", b""),
+        told(b"server-timing", b""),
+        told(b"accept", b""),
+    )
 
 
 def _joined(before: bytes, value: bytes) -> bytes:

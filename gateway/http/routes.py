@@ -17,21 +17,29 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.catalog.model import Resource
 from gateway.definitions.model import Operation
-from gateway.errors import GatewayError, InternalError, NotFound, PreconditionRequired, Problem, Unavailable, ValidationFailed
+from gateway.errors import (
+    GatewayError,
+    InternalError,
+    MethodNotAllowed,
+    NotFound,
+    PreconditionRequired,
+    Problem,
+    Unavailable,
+    ValidationFailed,
+)
+from gateway.events import Observer, RequestEnded, Timeline, keep_timeline, nobody, timeline
 from gateway.guards.grants import Policy, Unrestricted
 from gateway.guards.tokens import Caller
 from gateway.http.admission import Admission, Limits, Visitor
 from gateway.http.deprecation import Deprecation
 from gateway.http.edge import Cors, cors_headers, preflight_response, read_body_within
 from gateway.http.etags import wanted_states
-from gateway.http.request_log import RequestLog
 from gateway.http.requests import JSON_TYPES, PATCH_TYPES, ClientLeft, Headers, media_type, read_headers, split_path
 from gateway.http.responses import (
     Header,
     Response,
     allow_response,
     created_response,
-    not_allowed_response,
     page_response,
     problem_response,
     row_response,
@@ -47,6 +55,12 @@ COLLECTION = ("GET", "HEAD", "OPTIONS", "POST")
 ROW = ("GET", "HEAD", "OPTIONS", "PATCH", "DELETE")
 READING = ("GET", "HEAD", "OPTIONS")
 
+UNKNOWN_ROUTE = "/api/{unknown}"
+"""The template of what names no resource. What is told of a request never holds its path."""
+DOCUMENT_ROUTE = "/api/{version}/openapi.json"
+CLIENT_LEFT = 499
+"""What nginx calls it: the caller was gone before there was an answer. It is only ever told to logs and metrics."""
+
 
 class Serving(msgspec.Struct, frozen=True, eq=False):
     """What requests are served from, made of one catalog. A reload makes another and puts it in this one's place."""
@@ -59,13 +73,13 @@ class Serving(msgspec.Struct, frozen=True, eq=False):
 
 
 class Edge(msgspec.Struct, frozen=True, eq=False):
-    """What holds for every request: `always` are headers of every answer, `cors` None where no other origin may read, `log`
-    None where requests are not told of."""
+    """What holds for every request: `always` are headers of every answer, `cors` None where no other origin may read.
+    `observe` hears of every request."""
 
     max_body_bytes: int
     always: tuple[Header, ...]
     cors: Cors | None
-    log: RequestLog | None = None
+    observe: Observer = nobody
 
 
 class DataRoutes:
@@ -78,49 +92,57 @@ class DataRoutes:
         self._serving = serving
         self._admission = admission
         self._edge = edge
+        self.in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.perf_counter()
         headers = read_headers(scope)
+        noted = Timeline(headers.request_id.decode(), UNKNOWN_ROUTE)
+        keep_timeline(noted)
+        visitor = Visitor()
+        status, error_code = CLIENT_LEFT, ""
+        self.in_flight += 1
+        try:
+            response, always, error_code = await self._respond(scope, headers, visitor, receive)
+            status = response.status
+            rendering = time.perf_counter()
+            await send_response(send, response, headers.request_id, always, with_body=scope["method"] != "HEAD")
+            noted.note("render", rendering)
+        except ClientLeft:
+            return
+        finally:
+            self.in_flight -= 1
+            subject = "" if visitor.caller is None else visitor.caller.subject
+            ended = time.perf_counter()
+            self._edge.observe(RequestEnded(scope["method"], status, began, ended, subject, error_code, noted))
+
+    async def _respond(
+        self, scope: Scope, headers: Headers, visitor: Visitor, receive: Receive
+    ) -> tuple[Response, tuple[Header, ...], str]:
+        """An answer in every case, the headers to add to it, and its error's code. Raises ClientLeft."""
         edge = self._edge
-        always = edge.always
+        always, error_code = edge.always, ""
         if edge.cors is not None:
             preflight = preflight_response(edge.cors, scope["method"], scope["headers"])
             if preflight is not None:
-                await send_response(send, preflight, headers.request_id)
-                return
+                return preflight, (), ""
             always += cors_headers(edge.cors, headers.origin)
-        visitor = Visitor()
-        started = time.perf_counter()
-        error_code = ""
         try:
             response = await self._answer(scope, headers, visitor, receive)
         except GatewayError as error:
-            response = problem_response(error)
-            error_code = error.code
+            response, error_code = problem_response(error), error.code
         except ClientLeft:
-            return
+            raise
         except asyncio.CancelledError:  # by the server's end, which waits no longer
-            response = problem_response(Unavailable("The service is stopping."))
-            error_code = Unavailable.code
+            response, error_code = problem_response(Unavailable("The service is stopping.")), Unavailable.code
         except Exception:
             logger.exception("request %s failed", headers.request_id.decode())
-            response = problem_response(InternalError())
-            error_code = InternalError.code
+            response, error_code = problem_response(InternalError()), InternalError.code
         if visitor.decision is not None:
             always += visitor.headers
         if visitor.deprecation is not None:
             always += visitor.deprecation.headers(scope["raw_path"])
-        await send_response(send, response, headers.request_id, always, with_body=scope["method"] != "HEAD")
-        if edge.log is not None:
-            edge.log.tell(
-                scope["method"],
-                visitor.route,
-                response.status,
-                time.perf_counter() - started,
-                headers.request_id.decode(),
-                "" if visitor.caller is None else visitor.caller.subject,
-                error_code,
-            )
+        return response, always, error_code
 
     async def _answer(self, scope: Scope, headers: Headers, visitor: Visitor, receive: Receive) -> Response:
         path: bytes = scope["raw_path"]
@@ -130,12 +152,16 @@ class DataRoutes:
         except NotFound:
             await self._admission.admit(scope, None, visitor)
             raise
+        noted = timeline()
+        began = time.perf_counter()
         await self._admission.admit(scope, serving.limits.get((version, name)), visitor)
+        noted.note("token", began)
         method: str = scope["method"]
         if name == "openapi.json" and key is None:
+            noted.route = DOCUMENT_ROUTE
             return _document(serving, version, method, visitor.caller)
         resource = serving.pipeline.resource(version, name)
-        visitor.route = f"/api/{resource.id}" if key is None else f"/api/{resource.id}/{{key}}"
+        noted.route = f"/api/{resource.id}" if key is None else f"/api/{resource.id}/{{key}}"
         if serving.deprecations:
             visitor.deprecation = serving.deprecations.get(resource.id)
         if method in ("GET", "HEAD"):
@@ -144,7 +170,7 @@ class DataRoutes:
         if method == "OPTIONS":
             return allow_response(allowed)
         if method not in allowed:
-            return not_allowed_response(allowed)
+            raise MethodNotAllowed(allowed)
         return await self._write(serving, resource, key, scope, headers, visitor.caller, receive)
 
     async def _write(
@@ -209,9 +235,14 @@ async def _read(
     refresh = b"no-cache" in headers.cache_control or b"no-store" in headers.cache_control
     if key is None:
         page, freshness = await serving.pipeline.list_query(resource, query, grant, refresh)
-        return page_response(page, scope["raw_path"].decode("latin-1"), query, freshness)
+        began = time.perf_counter()
+        timeline().rows = len(page.rows)
+        response = page_response(page, scope["raw_path"].decode("latin-1"), query, freshness)
+        timeline().note("render", began)
+        return response
     parameters = parse_parameters(query) if query else {}
     row, freshness = await serving.pipeline.read_row(resource, key, parameters, grant, refresh)
+    timeline().rows = 1
     return row_response(row, freshness, headers)
 
 
@@ -219,7 +250,7 @@ def _document(serving: Serving, version: str, method: str, caller: Caller | None
     if method == "OPTIONS":
         return allow_response(READING)
     if method not in READING:
-        return not_allowed_response(READING)
+        raise MethodNotAllowed(READING)
     document = serving.document(version, caller)
     if document is None:
         raise NotFound

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from gateway.catalog.model import Resource
+from gateway.events import OTHER, Purpose
 from gateway.query.ast import Filter, GetShape, ListShape, WriteShape
 from gateway.query.compile import compile_batch, compile_estimate, compile_get, compile_list, compile_outside, compile_write
 
@@ -50,6 +51,12 @@ class ReadStatement(msgspec.Struct, frozen=True):
     sql: str
     batch_sql: str
     reader: KeyReader | None = None
+    purpose: Purpose = OTHER
+
+
+def table_of(resource: Resource) -> str:
+    """The table of a resource, as caches and traces name it."""
+    return f"{resource.table.schema}.{resource.table.name}"
 
 
 class Statements:
@@ -63,14 +70,17 @@ class Statements:
         found: ReadStatement | None = self._known.get(shape)
         if found is None:
             reader = None if shape.keys_beside else KeyReader([key.field for key in shape.sort])
-            found = self._keep(shape, ReadStatement(compile_list(shape, resource), compile_batch(shape, resource), reader))
+            purpose = Purpose("list", table_of(resource))
+            statement = ReadStatement(compile_list(shape, resource), compile_batch(shape, resource), reader, purpose)
+            found = self._keep(shape, statement)
         return found
 
     def get(self, shape: GetShape, resource: Resource) -> ReadStatement:
         """The statement of one row by its key."""
         found: ReadStatement | None = self._known.get(shape)
         if found is None:
-            found = self._keep(shape, ReadStatement(compile_get(shape, resource), compile_batch(shape, resource)))
+            purpose = Purpose("get", table_of(resource))
+            found = self._keep(shape, ReadStatement(compile_get(shape, resource), compile_batch(shape, resource), None, purpose))
         return found
 
     def write(self, shape: WriteShape, resource: Resource) -> str:
