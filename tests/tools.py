@@ -5,10 +5,13 @@ Without one, a developer's run skips the tests that need it and names it; in CI,
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 
@@ -25,6 +28,17 @@ def tool(name: str) -> str:
         found: str | None = shutil.which(candidate, path=PLACES)
         if found:
             return found
+    return _missing(name)
+
+
+def module(name: str) -> Any:
+    """A module of a package that only `.ci/tools` installs; where it is missing, the test is skipped, or fails in CI."""
+    if importlib.util.find_spec(name) is None:
+        _missing(name)
+    return importlib.import_module(name)
+
+
+def _missing(name: str) -> NoReturn:
     reason = f"{name} is not installed; .ci/tools installs it"
     if os.environ.get("CI"):
         pytest.fail(reason)
