@@ -21,6 +21,7 @@ FLOORS: dict[str, int] = {
     "dsn": 0,
     "coalesce": 0,
     "breaker": 1,
+    "redis_wire": 1,
     "settings": 1,
     "connect": 1,
     "definitions": 1,

@@ -13,19 +13,15 @@ A token that is not there was evicted, flushed or lost. Then a new one is set, b
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import msgspec
-from redis.asyncio import ConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
 
 from gateway.cache.store import Entry, Found, Key, StoreDown, new_token
 from gateway.coalesce import Coalescer
+from gateway.redis_wire import Command, RedisDown, RedisWire
 
 logger = logging.getLogger("gateway.cache")
 
@@ -41,7 +37,6 @@ MAX_KEPT_AT_ONCE = 64
 MAX_WAITING = 1000
 """Entries that wait to be kept. Beyond that the oldest is let go: it is only an answer that will be made again."""
 
-Command = tuple[bytes | str | int, ...]
 Question = tuple[Key, tuple[str, ...]]
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -52,76 +47,28 @@ class Link(Protocol):
     """A way to a Redis: commands in, answers and the run id of the server that gave them out."""
 
     async def trip(self, commands: Sequence[Command]) -> tuple[list[Any], bytes]:
-        """One round trip. An answer may be a ResponseError. Raises StoreDown where there is none in time."""
+        """One round trip. An answer may be a Refused. Raises StoreDown where there is none in time."""
 
     async def close(self) -> None:
         """Ends the connections."""
 
 
 class RedisLink:
-    """Connections to one Redis. No trip lasts longer than `timeout_seconds`, and none is tried again."""
+    """A connection to one Redis. No trip lasts longer than `timeout_seconds`, and none is tried again."""
 
     def __init__(self, url: str, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
-        # One deadline for a whole trip; redis-py's own are for each step, and cost a task for each.
-        self._pool: Any = ConnectionPool.from_url(
-            url,
-            protocol=2,
-            socket_timeout=None,
-            socket_connect_timeout=None,
-            retry=Retry(NoBackoff(), 0),
-            redis_connect_func=_greet,
-        )
-        self._timeout_seconds = timeout_seconds
+        self._wire = RedisWire(url, timeout_seconds, identified=True)
 
     async def trip(self, commands: Sequence[Command]) -> tuple[list[Any], bytes]:
         """One round trip. Raises StoreDown."""
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                return await self._trip(commands)
-        except TimeoutError as fault:
-            raise StoreDown(f"no answer within {self._timeout_seconds:g} s") from fault
-        except (RedisError, OSError) as fault:
-            raise StoreDown(f"{type(fault).__name__}: {fault}") from fault
-
-    async def _trip(self, commands: Sequence[Command]) -> tuple[list[Any], bytes]:
-        connection = await self._pool.get_connection()
-        whole = False
-        try:
-            await connection.send_packed_command(connection.pack_commands(commands))
-            answers = [await _answer(connection) for _ in commands]
-            whole = True
-            return answers, connection.run_id
-        finally:
-            if not whole:  # what is left of the answers must not be taken for others'
-                await connection.disconnect(nowait=True)
-            await self._pool.release(connection)
+            return await self._wire.trip(commands)
+        except RedisDown as fault:
+            raise StoreDown(str(fault)) from fault
 
     async def close(self) -> None:
-        """Ends the connections, without waiting for a server that does not."""
-        with contextlib.suppress(TimeoutError, RedisError, OSError):
-            async with asyncio.timeout(self._timeout_seconds):
-                await self._pool.disconnect()
-
-
-async def _greet(connection: Any) -> None:
-    """What a new connection does first: it asks which run of which server this is."""
-    await connection.on_connect()
-    await connection.send_command("INFO", "server")
-    connection.run_id = _run_id(await connection.read_response())
-
-
-def _run_id(told: bytes) -> bytes:
-    found = next((line.partition(b":")[2] for line in told.split(b"\r\n") if line.startswith(b"run_id:")), b"")
-    if not found:
-        raise RedisError("the server does not tell its run id")
-    return found
-
-
-async def _answer(connection: Any) -> Any:
-    try:
-        return await connection.read_response()
-    except ResponseError as refusal:
-        return refusal
+        """Ends the connection."""
+        await self._wire.close()
 
 
 class RedisStore:

@@ -23,12 +23,9 @@ from typing import Any, NoReturn
 
 import msgspec
 from limits.aio.storage import SlidingWindowCounterSupport, Storage
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
 
 from gateway.coalesce import Coalescer
+from gateway.redis_wire import Command, RedisDown, RedisWire, Refused
 
 logger = logging.getLogger("gateway.ratelimit")
 
@@ -265,11 +262,7 @@ class RedisStorage(_SlidingWindows):
         clock: Callable[[], float] | None = None,
     ) -> None:
         super().__init__()
-        # The deadline is one for a whole call; redis-py's own are for each step, and cost a task for each.
-        self._redis: Redis = Redis.from_url(
-            url, protocol=2, socket_timeout=None, socket_connect_timeout=None, retry=Retry(NoBackoff(), 0)
-        )
-        self._timeout_seconds = timeout_seconds
+        self._wire = RedisWire(url, timeout_seconds)
         self._probe_seconds = probe_seconds
         self._clock = clock
         self._batches: Coalescer[Sequence[Charge], Taken] = Coalescer(self._take_all)
@@ -297,11 +290,7 @@ class RedisStorage(_SlidingWindows):
             self._probing.cancel()
             await asyncio.wait([self._probing])
         await self._batches.close()
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                await self._redis.aclose()
-        except (TimeoutError, RedisError, OSError):
-            logger.debug("Redis did not let go in time")
+        await self._wire.close()
 
     async def _take_all(self, batch: Sequence[Sequence[Charge]]) -> list[Taken]:
         if not self.is_up:
@@ -321,22 +310,30 @@ class RedisStorage(_SlidingWindows):
                 keys.append(KEY_PREFIX + key)
                 asked += (amount, period)
         now = "" if self._clock is None else int(self._clock() * 1000)
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                told = _decode(await self._evaluate(keys, _encode(asked), now))
-        except TimeoutError as fault:
-            raise StorageDown(f"no answer within {self._timeout_seconds:g} s") from fault
-        except Exception as fault:
-            raise StorageDown(f"{type(fault).__name__}: {fault}") from fault
+        told = await self._evaluate(keys, _encode(asked), now)
         if len(told) != 4 * len(batch):
             raise StorageDown(f"{len(batch)} requests got {len(told)} numbers")
         return [(told[at], told[at + 1] == 1, told[at + 2], told[at + 3]) for at in range(0, len(told), 4)]
 
-    async def _evaluate(self, keys: list[str], asked: bytes, now: int | str) -> Any:
+    async def _evaluate(self, keys: list[str], asked: bytes, now: int | str) -> list[int]:
+        """The script's numbers. Raises StorageDown."""
+        answer = await self._ask(("EVALSHA", _SCRIPT_SHA, len(keys), *keys, asked, now))
+        if isinstance(answer, Refused) and str(answer).startswith("NOSCRIPT"):
+            answer = await self._ask(("EVAL", SCRIPT, len(keys), *keys, asked, now))
+        if isinstance(answer, Refused):
+            raise StorageDown(f"refused: {answer}") from answer
         try:
-            return await self._redis.evalsha(_SCRIPT_SHA, len(keys), *keys, asked, now)
-        except NoScriptError:
-            return await self._redis.eval(SCRIPT, len(keys), *keys, asked, now)
+            return _decode(answer)
+        except (msgspec.DecodeError, TypeError) as fault:
+            raise StorageDown("the script's answer is not its own") from fault
+
+    async def _ask(self, command: Command) -> Any:
+        """One command's answer. Raises StorageDown."""
+        try:
+            answers, _ = await self._wire.trip((command,))
+        except RedisDown as fault:
+            raise StorageDown(str(fault)) from fault
+        return answers[0]
 
     def _went_down(self, reason: StorageDown) -> None:
         self.failures += 1
@@ -362,10 +359,10 @@ class RedisStorage(_SlidingWindows):
 
     async def get_sliding_window(self, key: str, expiry: int) -> tuple[int, float, int, float]:
         """The last window's count and how long it still weighs, the running one's and how long it will; in seconds."""
-        seconds, microseconds = await self._redis.time()
+        seconds, microseconds = map(int, await self._ask(("TIME",)))
         now = seconds * 1000 + microseconds // 1000 if self._clock is None else int(self._clock() * 1000)
         number, elapsed = divmod(now, expiry * 1000)
-        stored, previous, current = map(int, (await self._redis.get(KEY_PREFIX + key) or b"0 0 0").split())
+        stored, previous, current = map(int, (await self._ask(("GET", KEY_PREFIX + key)) or b"0 0 0").split())
         counts = {number: (previous, current), number - 1: (current, 0)}.get(stored, (0, 0))
         return _described(*counts, expiry, elapsed)
 
@@ -373,7 +370,7 @@ class RedisStorage(_SlidingWindows):
         await self.clear(key)
 
     async def clear(self, key: str) -> None:
-        await self._redis.delete(KEY_PREFIX + key)
+        await self._ask(("DEL", KEY_PREFIX + key))
 
 
 def _charge(key: str, limit: int, expiry: int, amount: int) -> Charge:

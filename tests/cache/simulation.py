@@ -18,9 +18,10 @@ from typing import Any
 from gateway.cache.cache import Cache, Cached
 from gateway.cache.keeper import Keeper
 from gateway.cache.listener import Session
-from gateway.cache.redis_store import Command, RedisStore
+from gateway.cache.redis_store import RedisStore
 from gateway.cache.store import Key, StoreDown
 from gateway.errors import Unavailable
+from gateway.redis_wire import Command
 
 TIMEOUT_SECONDS = 0.1
 TABLE = ("public.rows",)

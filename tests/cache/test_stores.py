@@ -413,7 +413,7 @@ def test_a_server_that_may_not_be_written_to_is_down_for_renewals_and_says_so(re
             await kept(store, A)
             await redis.config_set("maxmemory", "1")
             try:
-                with pytest.raises(StoreDown, match="OutOfMemory"):
+                with pytest.raises(StoreDown, match="OOM"):
                     await store.renew(PRODUCTS)
                 with pytest.raises(StoreDown):
                     await store.clear()
