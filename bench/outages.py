@@ -61,9 +61,14 @@ class Load:
 
     def __init__(self, port: int, callers: int) -> None:
         self.port = port
+        self._callers = callers
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Begins anew, with no answers."""
         self.answers: list[Answer] = []
         self._stopping = False
-        self._tasks = [asyncio.create_task(self._call(number)) for number in range(callers)]
+        self._tasks = [asyncio.create_task(self._call(number)) for number in range(self._callers)]
 
     async def stop(self) -> None:
         self._stopping = True
@@ -153,9 +158,7 @@ def gateway(directory: Path, url: str, port: int) -> Iterator[subprocess.Popen[b
     variables = {"DATABASE_URL": url, "AUTH": "off", "RATE_LIMIT": "off", "CACHE_TTL_SECONDS": "0", "LOG_LEVEL": "warning"}
     command = [str(Path(sys.executable).parent / "gateway"), "serve", "--port", str(port)]
     with (directory / "log").open("wb") as log:
-        process = subprocess.Popen(
-            command, cwd=directory, env={"PATH": os.environ["PATH"], **variables}, stdout=log, stderr=log
-        )
+        process = subprocess.Popen(command, cwd=directory, env={"PATH": os.environ["PATH"], **variables}, stdout=log, stderr=log)
         try:
             yield process
         finally:
@@ -198,7 +201,10 @@ def first_good(answers: list[Answer], since: float) -> str:
 
 
 def p99(answers: list[Answer]) -> str:
-    return f"{statistics.quantiles([answer.seconds for answer in answers], n=100)[98] * 1000:.1f} ms" if len(answers) > 1 else "-"
+    if len(answers) < 2:
+        return "-"
+    found = statistics.quantiles([answer.seconds for answer in answers], n=100)
+    return f"{found[98] * 1000:.1f} ms (p50 {found[49] * 1000:.1f})"
 
 
 async def restart(database: Postgres, load: Load) -> None:
@@ -216,6 +222,9 @@ async def restart(database: Postgres, load: Load) -> None:
 async def terminate(database: Postgres, load: Load) -> None:
     began = time.monotonic()
     connection = await asyncpg.connect(database.url)
+    await load.stop()
+    await connection.execute("TRUNCATE notes")
+    load.go_on()
     ended = 0
     for _ in range(10):
         query = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'db-service'"
@@ -251,7 +260,7 @@ async def slots(database: Postgres, load: Load, port: int) -> None:
 
     async def hold() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        status, _, _ = await ask(reader, writer, "GET", "/api/v1/slow")
+        status, _, _ = await ask(reader, writer, "POST", "/api/v1/slow", b"{}")
         writer.close()
         held.append(status)
 
@@ -272,7 +281,9 @@ async def slots(database: Postgres, load: Load, port: int) -> None:
     await slow.stop()
     await asyncio.gather(*holding)
     during = [answer for answer in quick.answers if answer.sent < began + 3]
-    told("slots", during, live_longest=f"{max(lives) * 1000:.1f} ms", held=dict(Counter(held)), ready=f"{status} {ready.decode()}")
+    told(
+        "slots", during, live_longest=f"{max(lives) * 1000:.1f} ms", held=dict(Counter(held)), ready=f"{status} {ready.decode()}"
+    )
 
 
 async def run(arguments: argparse.Namespace, directory: Path) -> None:
@@ -280,7 +291,7 @@ async def run(arguments: argparse.Namespace, directory: Path) -> None:
     resources.mkdir()
     (resources / "products.yaml").write_text("{}\n")
     (resources / "notes.yaml").write_text("{}\n")
-    (resources / "slow.yaml").write_text("key: id\n")
+    (resources / "slow.yaml").write_text("{}\n")
     database = Postgres(directory)
     try:
         await asyncio.to_thread(upgrade, database.url)
@@ -288,7 +299,8 @@ async def run(arguments: argparse.Namespace, directory: Path) -> None:
             await asyncio.to_thread(fill_resource, database.url, Path("resources"), name, ROWS, 1, lambda *_: None)
         connection = await asyncpg.connect(database.url)
         await connection.execute("CREATE TABLE notes (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, body text)")
-        await connection.execute("CREATE VIEW slow AS SELECT 1 AS id, pg_sleep(4)::text AS slept")
+        identity = "id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY"
+        await connection.execute(f"CREATE TABLE slow ({identity}, slept text DEFAULT pg_sleep(4)::text)")
         await connection.close()
         for name in arguments.only.split(","):
             port = 20000 + os.getpid() % 10000

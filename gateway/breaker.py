@@ -17,12 +17,15 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from gateway.events import BreakerMoved, BreakerState, Observer, nobody
+
+logger = logging.getLogger("gateway.breaker")
 
 MINIMUM_CALLS = 10
 FAILURE_RATE = 0.5
@@ -66,6 +69,7 @@ class Breaker:
         self._probe_seconds = probe_seconds
         self._observe = observe
         self._clock = clock
+        self._told_closed = True
         self._turn_at = 0.0
         self._calls = self._failures = self._calls_before = self._failures_before = 0
         self._probing: asyncio.Task[bool] | None = None
@@ -146,6 +150,9 @@ class Breaker:
     def _move(self, state: BreakerState) -> None:
         self.state = state
         self.is_closed = state == "closed"
+        if state != "half_open" and (state == "closed") is not self._told_closed:
+            self._told_closed = state == "closed"
+            logger.warning("breaker: %s: %s", self.name, "closed" if self.is_closed else f"open: {self.reason}")
         self._observe(BreakerMoved(self.name, state, self.reason))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

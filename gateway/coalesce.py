@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Generic, TypeVar, cast
 
 Question = TypeVar("Question")
@@ -40,6 +40,8 @@ class Coalescer(Generic[Question, Answer]):
 
     Where `call` raises, all its callers get that exception. One of the classes in `isolate` is taken for the fault of a single
     question instead: the batch is asked again in halves until that one stands alone. That is for calls that change nothing.
+    One of the classes in `common` is the fault of no batch in particular: all that wait get it too, and need not wait for as long
+    again to be told the same.
     `sized` hears how many questions each call takes.
     """
 
@@ -51,12 +53,14 @@ class Coalescer(Generic[Question, Answer]):
         max_batches: int = 2,
         isolate: tuple[type[Exception], ...] = (),
         sized: Callable[[int], None] = _untold,
+        common: tuple[type[Exception], ...] = (),
     ) -> None:
         self._call = call
         self._sized = sized
         self._max_batch = max_batch
         self._max_batches = max_batches
         self._isolate = isolate
+        self._common = common
         self._waiting: deque[tuple[Question, asyncio.Future[Answer]]] = deque()
         self._runners: set[asyncio.Task[None]] = set()
         self._starting = False
@@ -129,6 +133,8 @@ class Coalescer(Generic[Question, Answer]):
             await self._settle(batch[middle:])
         except Exception as fault:  # noqa: BLE001 - it is the callers', and each gets it
             _fail(batch, fault)
+            if isinstance(fault, self._common):
+                _fail(self._waiting, fault)
         else:
             _tell(batch, answers)
 
@@ -146,7 +152,7 @@ def _tell(batch: Asked[Question, Answer], answers: Sequence[Answer | Exception])
             future.set_result(answer)
 
 
-def _fail(batch: Asked[Question, Answer], fault: Exception) -> None:
+def _fail(batch: Iterable[tuple[Question, asyncio.Future[Answer]]], fault: Exception) -> None:
     for _, future in batch:
         if not future.done():
             future.set_exception(fault)

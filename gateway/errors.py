@@ -17,6 +17,7 @@
     ├── InternalError          500 INTERNAL_ERROR
     └── Unavailable            503 UNAVAILABLE
         ├── NotWritten         … and nothing was written
+        │   └── NotSent        … for it never reached the database
         └── OutcomeUnknown     … and nobody knows whether the write took place
 
     ConfigurationError         a mistake of the operator or the schema author; stops a command, never reaches HTTP
@@ -137,6 +138,10 @@ class Unavailable(GatewayError):
 
 class NotWritten(Unavailable):
     """A 503 of which it is certain that nothing was written, such as one that never got as far as the database."""
+
+
+class NotSent(NotWritten):
+    """A 503 of which nothing reached the database: no connection was free, or none could be made, or none was tried for."""
 
 
 class OutcomeUnknown(Unavailable):

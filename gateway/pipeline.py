@@ -41,6 +41,9 @@ from gateway.query.plans import Plans
 from gateway.query.statements import ReadStatement, Statements, table_of
 from gateway.reads import Reads
 
+GRACE_SECONDS = 0.7
+"""For what an operation waits for beside its statement. A little more than `Database.fetch` takes, whose word is better."""
+
 MAX_POINT_BATCH, MAX_LIST_BATCH = 128, 16
 """Requests that one statement answers at the most: points cost microseconds each, lists a good part of a millisecond."""
 
@@ -243,6 +246,10 @@ class Pipeline:
         if not await self._write(resource, plan_delete(resource, key, grant, states), grant, key):
             await self._find(resource, key, grant, states)
             raise Conflict("A rule of the database kept the row from being deleted.")
+
+    def bound_seconds(self, resource: Resource) -> float:
+        """How long an operation on the resource may take, with everything that it waits for."""
+        return self.database.statement_seconds(resource.timeout_seconds) + GRACE_SECONDS
 
     def _ttl_seconds(self, resource: Resource) -> float:
         own = resource.cache_ttl_seconds

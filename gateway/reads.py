@@ -20,6 +20,7 @@ from gateway.catalog.types import as_text
 from gateway.coalesce import Coalescer
 from gateway.database.execute import Database, Rows
 from gateway.database.sqlstate import Violation
+from gateway.errors import NotSent
 from gateway.events import BatchAnswered, Observer, Timeline, keep_timeline, nobody, timeline
 from gateway.query.ast import Values
 from gateway.query.statements import MAX_STATEMENTS, ReadStatement
@@ -81,6 +82,7 @@ class _Lane:
             max_batch=max_batch,
             max_batches=LANE_STATEMENTS,
             isolate=(Violation,),
+            common=(NotSent,),
             sized=lambda size: observe(BatchAnswered("read", size)),
         )
 

@@ -20,6 +20,7 @@ FLOORS: dict[str, int] = {
     "events": 0,
     "dsn": 0,
     "coalesce": 0,
+    "deadlines": 0,
     "breaker": 1,
     "redis_wire": 1,
     "settings": 1,

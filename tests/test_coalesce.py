@@ -311,3 +311,26 @@ def test_everybody_gets_their_own_answer_whoever_comes_goes_or_fails(
         assert all(len(batch) <= max_batch for batch in doubler.batches)
 
     asyncio.run(run())
+
+
+def test_a_fault_that_is_common_to_all_is_told_to_who_waits_at_once() -> None:
+    async def run() -> None:
+        gate = asyncio.Event()
+        batches: list[list[int]] = []
+
+        async def call(numbers: Sequence[int]) -> list[int]:
+            batches.append(list(numbers))
+            await gate.wait()
+            raise ConnectionRefusedError if numbers[0] < 3 else KeyError
+
+        coalescer: Coalescer[int, int] = Coalescer(call, max_batch=1, max_batches=1, common=(ConnectionRefusedError,))
+        asked = [asyncio.create_task(coalescer.ask(number)) for number in range(3)]
+        await _turns()
+        gate.set()
+        outcomes = await asyncio.gather(*asked, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [ConnectionRefusedError] * 3
+        assert batches == [[0]]
+        with pytest.raises(KeyError):  # and it goes on
+            await coalescer.ask(3)
+
+    asyncio.run(run())

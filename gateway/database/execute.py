@@ -18,7 +18,7 @@ from gateway.connect import Connection
 from gateway.database.pool import Pool
 from gateway.database.retry import DEMOTED, LOST, MAX_RETRIES, Budget, Kind, NoConnection, kind_of, pause_seconds
 from gateway.database.sqlstate import fault_class, translate, translate_connecting
-from gateway.errors import GatewayError, InternalError, NotWritten, Unavailable
+from gateway.errors import GatewayError, InternalError, NotSent, Unavailable
 from gateway.events import CANCELLED, OTHER, Observer, Purpose, Retried, StatementRan, nobody, timeline
 
 logger = logging.getLogger("gateway.database")
@@ -26,7 +26,7 @@ logger = logging.getLogger("gateway.database")
 Rows = list[asyncpg.Record]
 _NO_ROWS: Rows = []
 
-GRACE_SECONDS = 0.8
+GRACE_SECONDS = 0.6
 """How long past its own time a statement's answer is waited for, with the wait for a connection and all retries."""
 SERVER_LEAD_SECONDS = 0.3
 """By how much the server must be first to cut a statement off, so that its word counts and not our guess."""
@@ -59,12 +59,12 @@ class Database:
         `purpose` and `batch`, how many requests it answers, are for whoever watches.
         """
         usual_seconds = self.pool.options.statement_timeout_seconds
-        seconds = usual_seconds if timeout_seconds is None else timeout_seconds
+        seconds = self.statement_seconds(timeout_seconds)
         deadline = time.monotonic() + seconds + GRACE_SECONDS
         retries = 0
         while True:
             if not self.breaker.is_closed:
-                raise NotWritten("The database cannot be reached.")
+                raise NotSent("The database cannot be reached.")
             attempt = _Attempt(sql, values, writing)
             asked, told, rows = time.perf_counter(), CANCELLED, _NO_ROWS
             try:
@@ -91,6 +91,10 @@ class Database:
             self._observe(Retried(kind.reason))
             await asyncio.sleep(pause)
         raise _made_ours(fault, attempt) from fault
+
+    def statement_seconds(self, timeout_seconds: float | None) -> float:
+        """What a statement may take on the server, where a resource says so much, or nothing."""
+        return self.pool.options.statement_timeout_seconds if timeout_seconds is None else timeout_seconds
 
     def _note(self, kind: Kind, fault: Exception) -> None:
         """What a fault says of the server."""
@@ -191,11 +195,11 @@ def _left(deadline: float) -> float:
 
 def _made_ours(fault: Exception, attempt: _Attempt) -> Exception:
     if isinstance(fault, NoConnection):
-        ours: Exception = NotWritten("The database could not be reached in time.")
+        ours: Exception = NotSent("The database could not be reached in time.")
     elif attempt.sent:
         ours = translate(fault, attempt.may_have_written)
     else:
         ours = translate_connecting(fault)
-    if isinstance(ours, InternalError | Unavailable):
+    if isinstance(ours, InternalError | Unavailable) and ours is not fault:  # it is where we shed load, which metrics tell of
         logger.warning("database: %s", described(fault))
     return ours

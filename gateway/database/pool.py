@@ -20,7 +20,7 @@ import msgspec
 
 from gateway.connect import Connection, Connector
 from gateway.database.retry import NoConnection
-from gateway.errors import NotWritten
+from gateway.errors import NotSent
 from gateway.events import Observer, PoolLeft, nobody
 
 logger = logging.getLogger("gateway.database")
@@ -137,7 +137,7 @@ class Pool:
         self._closing = True
         for waiter in self._waiting:
             if not waiter.done():
-                waiter.set_exception(NotWritten("The service is stopping."))
+                waiter.set_exception(NotSent("The service is stopping."))
         for task in self._tasks:
             task.cancel()
         idle, self._idle = self._idle, []
@@ -161,7 +161,7 @@ class Pool:
             await self._all_back.wait()
 
     async def acquire(self) -> Connection:
-        """A connection, for `release` to take back. Raises NotWritten when none comes free in time, NoConnection when none can be
+        """A connection, for `release` to take back. Raises NotSent when none comes free in time, NoConnection when none can be
         opened in that time, or the driver's exception when opening one fails."""
         while self._idle:
             member = self._idle.pop()
@@ -170,7 +170,7 @@ class Pool:
                 self._in_use[connection] = member
                 return connection
         if self._closing:
-            raise NotWritten("The service is stopping.")
+            raise NotSent("The service is stopping.")
         return await self._wait()
 
     def release(self, connection: Connection, in_doubt: bool = False) -> None:
@@ -279,7 +279,7 @@ class Pool:
             self._give_back(waiter)
             if self._handed_over == before and any(began <= arrived for began in self._openings.values()):
                 raise NoConnection("no connection could be opened in time") from None
-            raise NotWritten("Every database connection is busy.") from None
+            raise NotSent("Every database connection is busy.") from None
         except asyncio.CancelledError:
             self._give_back(waiter)
             raise

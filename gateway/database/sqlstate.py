@@ -17,6 +17,7 @@ from gateway.errors import (
     Forbidden,
     GatewayError,
     InternalError,
+    NotSent,
     NotWritten,
     OutcomeUnknown,
     Unavailable,
@@ -133,9 +134,11 @@ def ends_the_session(fault: asyncpg.PostgresError) -> bool:
 def translate_connecting(fault: BaseException) -> GatewayError:
     """What kept a connection from being made, so that nothing was sent, as ours."""
     ours = translate(fault, writing=False)
-    if isinstance(ours, NotWritten):
-        return ours
-    return NotWritten(ours.message if isinstance(ours, Unavailable) else "The database cannot be reached.")
+    return (
+        ours
+        if isinstance(ours, NotSent)
+        else NotSent(ours.message if isinstance(ours, Unavailable) else "The database cannot be reached.")
+    )
 
 
 def _is_our_bug(fault: BaseException) -> bool:

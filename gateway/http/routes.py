@@ -16,12 +16,14 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from gateway.catalog.model import Resource
+from gateway.deadlines import Deadlines
 from gateway.definitions.model import Operation
 from gateway.errors import (
     GatewayError,
     InternalError,
     MethodNotAllowed,
     NotFound,
+    OutcomeUnknown,
     PreconditionRequired,
     Problem,
     Unavailable,
@@ -93,6 +95,7 @@ class DataRoutes:
         self._admission = admission
         self._edge = edge
         self.in_flight = 0
+        self._deadlines = Deadlines()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
@@ -131,6 +134,9 @@ class DataRoutes:
             response = await self._answer(scope, headers, visitor, receive)
         except GatewayError as error:
             response, error_code = problem_response(error), error.code
+        except TimeoutError:  # of `_deadlines`
+            late = Unavailable("The database did not answer in time.") if scope["method"] in READING else OutcomeUnknown()
+            response, error_code = problem_response(late), late.code
         except ClientLeft:
             raise
         except asyncio.CancelledError:  # by the server's end, which waits no longer
@@ -165,7 +171,8 @@ class DataRoutes:
         if serving.deprecations:
             visitor.deprecation = serving.deprecations.get(resource.id)
         if method in ("GET", "HEAD"):
-            return await _read(serving, resource, key, scope, headers, visitor.caller)
+            with self._deadlines.within(serving.pipeline.bound_seconds(resource)):
+                return await _read(serving, resource, key, scope, headers, visitor.caller)
         allowed = (COLLECTION if key is None else ROW) if resource.writable else READING
         if method == "OPTIONS":
             return allow_response(allowed)
@@ -190,13 +197,18 @@ class DataRoutes:
         if key is None:
             media_type(headers, JSON_TYPES)
             body = await read_body_within(headers, receive, self._edge.max_body_bytes)
-            return created_response(await pipeline.create_row(resource, body, grant), scope["raw_path"].decode("latin-1"))
+            with self._deadlines.within(pipeline.bound_seconds(resource)):
+                created = await pipeline.create_row(resource, body, grant)
+            return created_response(created, scope["raw_path"].decode("latin-1"))
         if scope["method"] == "DELETE":
-            await pipeline.delete_row(resource, key, grant, states)
+            with self._deadlines.within(pipeline.bound_seconds(resource)):
+                await pipeline.delete_row(resource, key, grant, states)
             return NO_CONTENT
         merge = media_type(headers, PATCH_TYPES) == b"application/merge-patch+json"
         body = await read_body_within(headers, receive, self._edge.max_body_bytes)
-        return row_response(await pipeline.patch_row(resource, key, body, merge, grant, states))
+        with self._deadlines.within(pipeline.bound_seconds(resource)):
+            row = await pipeline.patch_row(resource, key, body, merge, grant, states)
+        return row_response(row)
 
 
 def _condition(resource: Resource, key: tuple[str, ...] | None, headers: Headers) -> States | None:

@@ -26,7 +26,7 @@ from gateway.database.retry import (
     kind_of,
     pause_seconds,
 )
-from gateway.errors import GatewayError, NotWritten, OutcomeUnknown
+from gateway.errors import GatewayError, NotSent, NotWritten, OutcomeUnknown
 from gateway.events import Event, PoolLeft, Retried, StatementRan
 from tests.conftest import throwaway_database
 from tests.database.test_pool import opened, options
@@ -55,7 +55,7 @@ def answer(state: str, severity: str = "ERROR") -> asyncpg.PostgresError:
         (answer("28P01", "FATAL"), False, ANSWERED),
         (NoConnection(), False, UNREACHABLE),
         (TimeoutError(), False, UNREACHABLE),
-        (NotWritten("busy"), False, ANSWERED),
+        (NotSent("busy"), False, ANSWERED),
         (ConnectionResetError(), True, LOST),
         (asyncpg.ConnectionDoesNotExistError("x"), True, LOST),
         (asyncpg.InterfaceError("x"), True, LOST),
@@ -190,7 +190,7 @@ def test_nothing_is_sent_while_the_breaker_is_open(url: str) -> None:
             database = Database(pool)
             await database.fetch("CREATE TABLE untouched (n int)", ())
             database.breaker._open("the test says so")
-            with pytest.raises(NotWritten) as raised:
+            with pytest.raises(NotSent) as raised:
                 await database.fetch("INSERT INTO untouched VALUES (1)", (), writing=True)
             assert raised.value.headers == (("Retry-After", "1"),)
             assert await database.is_well()
@@ -205,7 +205,7 @@ def test_a_database_that_is_not_there_is_tried_thrice_and_nothing_was_written() 
         events: list[Event] = []
         pool = Pool(msgspec.structs.replace(options("postgresql://nobody@127.0.0.1:1/nothing?sslmode=disable")), events.append)
         database = Database(pool, observe=events.append)
-        with pytest.raises(NotWritten):
+        with pytest.raises(NotSent):
             await database.fetch("INSERT INTO nothing VALUES (1)", (), writing=True)
         assert 0 < events.count(Retried("connect")) <= 2
         await database.stop()

@@ -1,0 +1,70 @@
+"""Bounds on many waits at once, by one timer: each costs a set's entry where `asyncio.timeout` costs a timer of its own.
+
+Time is in ticks, so a bound may be held up to a tick too long, and never too short. Belongs to one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Any
+
+TICK_SECONDS = 0.05
+
+
+class Deadlines:
+    """Waits with a bound: `with deadlines.within(5.0): await …` raises TimeoutError where the block takes longer."""
+
+    def __init__(self, tick_seconds: float = TICK_SECONDS) -> None:
+        self._tick_seconds = tick_seconds
+        self._ticks: dict[int, set[_Bound]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def within(self, seconds: float) -> _Bound:
+        """A bound that begins now."""
+        loop = asyncio.get_running_loop()
+        number = int((loop.time() + seconds) / self._tick_seconds) + 1
+        tick = self._ticks.get(number)
+        if tick is None:
+            tick = self._ticks[number] = set()
+            if self._timer is None:
+                self._timer = loop.call_later(self._tick_seconds, self._pass, loop)
+        return _Bound(tick)
+
+    def _pass(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Ends what is overdue, and goes on while there is anything that may come to be."""
+        now = loop.time() / self._tick_seconds
+        for number in [number for number in self._ticks if number <= now]:
+            for bound in self._ticks.pop(number):
+                bound.end()
+        self._timer = loop.call_later(self._tick_seconds, self._pass, loop) if self._ticks else None
+
+
+class _Bound:
+    """One wait. What it does to its task is what `asyncio.timeout` does: a cancellation that becomes a TimeoutError outside."""
+
+    __slots__ = ("_cancelling", "_ended", "_task", "_tick")
+
+    def __init__(self, tick: set[_Bound]) -> None:
+        self._tick = tick
+        self._ended = False
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a bound is for what runs in a task")
+        self._task: asyncio.Task[Any] = task
+        self._cancelling = task.cancelling()
+        self._tick.add(self)
+
+    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, _trace: TracebackType | None) -> None:
+        if not self._ended:
+            self._tick.discard(self)
+            return
+        if self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            raise TimeoutError from fault
+
+    def end(self) -> None:
+        """Its time is over."""
+        self._ended = True
+        self._task.cancel()

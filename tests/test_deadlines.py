@@ -1,0 +1,88 @@
+"""Bounds: what takes too long ends, what does not is left alone, and a cancellation by somebody else stays one."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gateway.deadlines import Deadlines
+
+
+def test_what_takes_too_long_ends_and_not_before_its_time() -> None:
+    async def run() -> None:
+        deadlines = Deadlines(tick_seconds=0.005)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        with pytest.raises(TimeoutError), deadlines.within(0.02):
+            await asyncio.sleep(30)
+        assert loop.time() - began >= 0.02
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+        await asyncio.sleep(0)
+
+    asyncio.run(run())
+
+
+def test_what_is_in_time_is_left_alone_and_the_timer_ends() -> None:
+    async def run() -> None:
+        deadlines = Deadlines(tick_seconds=0.001)
+        for _ in range(100):
+            with deadlines.within(0.01):
+                await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            while deadlines._timer is not None:
+                await asyncio.sleep(0.001)
+        assert deadlines._ticks == {}
+        with pytest.raises(TimeoutError), deadlines.within(0.01):  # and begins again
+            await asyncio.sleep(30)
+
+    asyncio.run(run())
+
+
+def test_many_waits_end_each_at_its_own_time() -> None:
+    async def run() -> None:
+        deadlines = Deadlines(tick_seconds=0.005)
+        ended: list[int] = []
+
+        async def wait(number: int) -> None:
+            try:
+                with deadlines.within(0.02 * number):
+                    await asyncio.sleep(30)
+            except TimeoutError:
+                ended.append(number)
+
+        async with asyncio.timeout(10):
+            await asyncio.gather(*(wait(number) for number in (3, 1, 2, 1)))
+        assert ended == [1, 1, 2, 3]
+
+    asyncio.run(run())
+
+
+def test_a_fault_within_passes_as_it_is() -> None:
+    async def run() -> None:
+        with pytest.raises(KeyError), Deadlines().within(5):
+            raise KeyError
+
+    asyncio.run(run())
+
+
+def test_a_cancellation_by_somebody_else_stays_one() -> None:
+    async def run() -> None:
+        deadlines = Deadlines(tick_seconds=0.005)
+
+        async def wait() -> None:
+            with deadlines.within(0.01):
+                try:
+                    await asyncio.sleep(30)
+                finally:
+                    await asyncio.sleep(0)
+
+        task = asyncio.create_task(wait())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(run())
