@@ -56,8 +56,8 @@ class Shell:
         wrong = [answer for answer in outcome.answers if not answer.startswith(command.status or "2")]
         assert not wrong, f"answered {', '.join(wrong)}: {place}"
         if command.printed:
-            shown = "\n".join(command.printed)
-            pattern = ".*".join(re.escape(part.strip(" \t")) for part in shown.split("…"))
+            shown = "\n".join(line.strip() for line in command.printed)
+            pattern = ".*".join(map(re.escape, shown.split("…")))
             plain = "\n".join(line.strip() for line in outcome.output.splitlines() if line.strip())
             assert re.fullmatch(pattern, plain, re.DOTALL), f"the page shows\n{shown}\nand it is {place}"
 
