@@ -125,6 +125,13 @@ class Cycle(RequestResponseCycle):
         """ASGI's `send`."""
         await self.send(message)
 
+    def take_body(self) -> bytes | None:
+        """The whole body, where it has come; `receive` then gives an empty rest. None where it has not, or never will."""
+        if self.more_body or self.disconnected or self.response_complete:
+            return None
+        body, self.body = bytes(self.body), bytearray()
+        return body
+
     async def respond(self, status: int, headers: Iterable[Header], body: bytes) -> None:
         """Sends a whole answer, with its length. `body` is left out where the request was HEAD.
 

@@ -127,8 +127,7 @@ def media_type(headers: Headers, accepted: tuple[bytes, ...]) -> bytes:
 
 async def read_body(headers: Headers, receive: Receive, max_bytes: int) -> bytes:
     """The whole body. Raises PayloadTooLarge as soon as it is known to be, ClientLeft."""
-    if headers.content_length is not None and headers.content_length > max_bytes:
-        raise PayloadTooLarge(f"The body is too large: at most {max_bytes} bytes are taken.")
+    refuse_large_body(headers.content_length or 0, max_bytes)
     parts: list[bytes] = []
     length = 0
     while True:
@@ -138,7 +137,12 @@ async def read_body(headers: Headers, receive: Receive, max_bytes: int) -> bytes
         part: bytes = message.get("body", b"")
         parts.append(part)
         length += len(part)
-        if length > max_bytes:
-            raise PayloadTooLarge(f"The body is too large: at most {max_bytes} bytes are taken.")
+        refuse_large_body(length, max_bytes)
         if not message.get("more_body"):
             return b"".join(parts)
+
+
+def refuse_large_body(length: int, max_bytes: int) -> None:
+    """Raises PayloadTooLarge for more bytes than are taken."""
+    if length > max_bytes:
+        raise PayloadTooLarge(f"The body is too large: at most {max_bytes} bytes are taken.")

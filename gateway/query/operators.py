@@ -7,6 +7,7 @@ satisfies no operator but `null`, as in SQL.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Literal
 
 import msgspec
@@ -109,11 +110,13 @@ NOT_NULL = Operator("notnull", "flag", EVERY, "{x} IS NOT NULL", "what null=fals
 """Not for callers: the shape that `null=false` has."""
 
 
-def operators_for(family: Family) -> list[Operator]:
+@cache
+def operators_for(family: Family) -> tuple[Operator, ...]:
     """The operators that a field of this family takes, in the table's order."""
-    return [operator for operator in OPERATORS.values() if family in operator.families]
+    return tuple(operator for operator in OPERATORS.values() if family in operator.families)
 
 
-def path_operators() -> list[Operator]:
+@cache
+def path_operators() -> tuple[Operator, ...]:
     """The operators that a JSON path takes."""
-    return [operator for operator in OPERATORS.values() if operator.on_path]
+    return tuple(operator for operator in OPERATORS.values() if operator.on_path)

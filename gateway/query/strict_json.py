@@ -21,13 +21,7 @@ class BadJson(ValueError):
 def decode_json(text: bytes | str) -> Any:
     """The value of `text`. Raises BadJson."""
     try:
-        return json.loads(
-            text.decode() if isinstance(text, bytes) else text,
-            object_pairs_hook=_object,
-            parse_float=_decimal,
-            parse_int=_integer,
-            parse_constant=_constant,
-        )
+        return _decode(text.decode() if isinstance(text, bytes) else text)
     except UnicodeDecodeError:
         raise BadJson("is not UTF-8") from None
     except json.JSONDecodeError as fault:
@@ -75,3 +69,8 @@ def _integer(digits: str) -> int:
 
 def _constant(name: str) -> NoReturn:
     raise BadJson(f"has {name}, which is not JSON")
+
+
+_decode = json.JSONDecoder(
+    object_pairs_hook=_object, parse_float=_decimal, parse_int=_integer, parse_constant=_constant
+).decode  # `json.loads` would make a decoder for each body

@@ -15,7 +15,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
+from gateway.http.edge import read_body_within
 from gateway.http.protocol import PLAIN_TARGET, Cycle, HttpProtocol, _parts
+from gateway.http.requests import read_headers
 
 GET = b"GET /one HTTP/1.1\r\nHost: here\r\n\r\n"
 PATIENCE_SECONDS = 20
@@ -461,3 +463,35 @@ def test_a_client_that_has_left_is_not_answered_and_takes_nothing_with_it() -> N
 def test_a_plain_target_is_parted_as_the_parser_of_urls_does(target: bytes) -> None:
     parsed = httptools.parse_url(target)
     assert _parts(target) == (parsed.path, parsed.query or b"")
+
+
+class _Body(WholeAnswers):
+    """Answers with the body, read as the data path reads it, within its limit."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.may_answer.wait()
+        self.whole = 200, (), await read_body_within(read_headers(scope), receive, 10, PATIENCE_SECONDS)
+        await super().__call__(scope, receive, send)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_body_is_read_whole_whether_it_comes_with_its_head_or_after(waits: bool) -> None:
+    async def run() -> None:
+        application = _Body()
+        async with serving(application) as (reader, writer):
+            for body in (b'"a"', b'"bb"'):
+                writer.write(b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body))
+                if waits:
+                    await writer.drain()
+                    await asyncio.sleep(0.02)
+                writer.write(body)
+                assert (await answer(reader))[2] == json.loads(body)
+
+    asyncio.run(run())
+
+
+def test_a_body_that_came_with_its_head_keeps_to_the_limit_too() -> None:
+    application = _Body()
+    head = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + CLOSE
+    assert b"500 Internal" in asyncio.run(talk(application, head + b"b\r\n" + b"x" * 11 + b"\r\n0\r\n\r\n"))  # it raises
+    assert b"200 OK" in asyncio.run(talk(application, head + b"a\r\n" + b"x" * 10 + b"\r\n0\r\n\r\n"))
