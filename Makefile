@@ -8,7 +8,7 @@
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: dev test test-faults soak bench install deploy-tools lint clean help
+.PHONY: dev test test-faults soak bench install deploy-tools docs lint clean help
 
 PYTHON ?=
 ARGS ?=
@@ -37,6 +37,9 @@ bench: $(BENCH_INSTALLED) ## set up, then measure the gateway beside its peers; 
 install: $(INSTALLED) ## set up: .venv with all that development and tests need
 
 deploy-tools: $(DEPLOY_INSTALLED) ## set up what checks deploy/: nginx and linters; .ci/tools, as root, adds promtool and pgbouncer
+
+docs: $(INSTALLED) ## write docs/endpoints.md anew, from the resource files and migrations
+	@.venv/bin/python -m tests.docs.endpoints
 
 lint: $(INSTALLED) ## style and types
 	.venv/bin/ruff check .
