@@ -60,6 +60,7 @@ from gateway.observability.logs import Log, configure
 from gateway.observability.metrics import BREAKER_STATES, Metrics, Reading
 from gateway.observability.shared import DIRECTORY_VARIABLE, SharedDirectory
 from gateway.pipeline import Pipeline
+from gateway.reload import Draft, Reloader, content_of
 from gateway.settings import Settings, check_startable, database_url, load_settings
 
 logger = logging.getLogger("gateway")
@@ -195,12 +196,14 @@ class Gateway:
         self.limiter = RateLimiter(settings.rate_limit, settings.redis_url)
         self.jwks, self._verifier = _tokens(settings)
         self._coming_up: asyncio.Task[None] | None = None
+        self._loaded: Loaded | None = None
+        self.reloader = Reloader(lambda: self.catalog, self._draft, self._swap, self.observe)
         self._serving = self._serve_from(Catalog({}, {}, is_built=False))
         trusted = trusted_networks(settings.trusted_proxies)
         admission = Admission(self.limiter, self._verifier, settings.auth_issuer or "", trusted)
         always = SECURITY if self._verifier is None else (*SECURITY, *PRIVATE)
         edge = Edge(settings.max_body_bytes, always, cors(settings.cors_origins), self.observe)
-        self._data = DataRoutes(lambda: self._serving, admission, edge)
+        self._data = DataRoutes(lambda: self._serving, admission, edge, self.reloader.catch_up)
         self._other = RequestIds(self._starlette(), self.observe)
         self.metrics.read(self._readings())
 
@@ -232,17 +235,35 @@ class Gateway:
 
         Raises ConfigurationError, and then nothing has changed; Unreachable where the database does not answer.
         """
-        catalog, faults = await assemble(self.settings)
+        draft = await self._draft(with_files=True)
+        await self._swap(draft)
+        for told in draft.faults:
+            logger.error("resource file: %s", told)
+        for (version, name), reason in draft.catalog.broken.items():
+            logger.error("not served: %s/%s: %s", version, name, reason)
+
+    async def _draft(self, with_files: bool) -> Draft:
+        """The catalog of files and tables as they are now, or of the files as they were and the tables of now.
+
+        Made in a thread, with a loop of its own, for it takes long enough to be felt by requests. Raises ConfigurationError.
+        """
+
+        def make() -> tuple[Loaded, Catalog, tuple[Fault, ...]]:
+            loaded = self._loaded if self._loaded is not None and not with_files else load_directory(self.settings.resources_dir)
+            return loaded, *asyncio.run(_assemble(self.settings, loaded))
+
+        loaded, catalog, faults = await asyncio.to_thread(make)
+        return Draft(loaded, catalog, faults, content_of(catalog))
+
+    async def _swap(self, draft: Draft) -> None:
+        """Serves another catalog, for requests that come from now on. Raises Unreachable, and then nothing has changed."""
         try:
             await self.pool.open()
             await self._open_cache()
         except FAULTS as fault:
             raise unreadable(fault) from fault
-        self._serving = self._serve_from(catalog)
-        for told in faults:
-            logger.error("resource file: %s", told)
-        for (version, name), reason in catalog.broken.items():
-            logger.error("not served: %s/%s: %s", version, name, reason)
+        self._loaded = draft.loaded
+        self._serving = self._serve_from(draft.catalog)
 
     async def _come_up(self, told: str) -> None:
         """Builds the first catalog as soon as the database lets us. What is told once is not told again."""
@@ -263,7 +284,9 @@ class Gateway:
         self._draining = True
 
     async def reload(self) -> None:
-        """Nothing yet."""
+        """Serves by the files and tables of now, or goes on as before. While the first catalog is awaited, that will do."""
+        if self.catalog.is_built:
+            await self.reloader.reload()
 
     async def stop(self) -> None:
         """Closes the pool, waiting a bounded time for statements that run, and what else is open."""
@@ -271,6 +294,7 @@ class Gateway:
             self._coming_up.cancel()
             await asyncio.wait([self._coming_up])
         await self._migrations.stop()
+        await self.reloader.stop()
         await self._database.stop()
         await self.pool.close()
         if self.cache is not None:
@@ -375,6 +399,7 @@ class Gateway:
             "rate_limit_store_errors_total": lambda: self.limiter.failures,
             "catalog_resources": lambda: len(self.catalog.resources),
             "catalog_broken_resources": lambda: len(self.catalog.broken),
+            "catalog_version": lambda: self.reloader.version,
             "log_lines_dropped_total": lambda: self.log.dropped,
         }
         if jwks is not None and verifier is not None:
@@ -426,9 +451,13 @@ class Gateway:
         return checks
 
     def _notices(self) -> Mapping[str, Notice]:
-        migrations = self._migrations.notice
+        migrations, reload = self._migrations.notice, self.reloader.notice
         broken = {f"{version}/{name}": ("broken", reason) for (version, name), reason in self.catalog.broken.items()}
-        return {**broken, **({"migrations": migrations} if migrations is not None else {})}
+        return {
+            **broken,
+            **({"migrations": migrations} if migrations is not None else {}),
+            **({"reload": ("broken", reload)} if reload else {}),
+        }
 
     async def _database_is_well(self) -> tuple[bool, str]:
         try:

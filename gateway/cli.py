@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     stopped_by = [signal.SIGINT]
     try:
-        with _stoppable(stopped_by):
+        with _stoppable(stopped_by, reloads=arguments.command == "serve"):
             status: int = arguments.run(arguments)
             sys.stdout.flush()
             return status
@@ -80,7 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     dev.add_argument(
         "--rows", type=_count, default=DEFAULT_ROWS, help=f"sample rows of each empty resource (default: {DEFAULT_ROWS})"
     )
-    dev.add_argument("--reload", action="store_true", help="serve anew when a resource file or the gateway's code changes")
+    dev.add_argument(
+        "--reload", action="store_true", help="follow changes of resource files, and start anew at those of the gateway's code"
+    )
 
     serve = _command(commands, "serve", _serve, "the server alone", _settings_help())
     serve.add_argument("--host", help="address to listen on (default: HOST)")
@@ -183,10 +185,11 @@ def _claim(text: str) -> tuple[str, Any]:
 
 
 @contextmanager
-def _stoppable(stopped_by: list[signal.Signals]) -> Iterator[None]:
+def _stoppable(stopped_by: list[signal.Signals], reloads: bool) -> Iterator[None]:
     """Make Ctrl-C of every signal that asks us to stop, and note which it was: one way out, that runs each `finally` on it.
 
-    Ctrl-C itself keeps Python's own handler, for asyncio then cancels what runs and lets it end in order.
+    Ctrl-C itself keeps Python's own handler, for asyncio then cancels what runs and lets it end in order. SIGHUP is no such
+    signal to a command that reloads at it, which ignores it until it can.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -197,7 +200,9 @@ def _stoppable(stopped_by: list[signal.Signals]) -> Iterator[None]:
         signal.raise_signal(signal.SIGINT)
 
     handlers: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: stop}
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
+    if reloads:
+        handlers[signal.SIGHUP] = signal.SIG_IGN
+    elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
         handlers[signal.SIGHUP] = stop
     before: dict[int, Any] = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:

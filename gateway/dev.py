@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -32,7 +33,6 @@ PORT_PATIENCE_SECONDS = 3.0
 START_TIMEOUT_SECONDS = 60.0
 STOP_TIMEOUT_SECONDS = 15.0
 WATCH_SECONDS = 0.25
-WATCHED_SUFFIXES = frozenset({".py", ".yaml", ".yml"})
 
 
 def run(settings: Settings, data: Path, rows: int, reload: bool) -> NoReturn:
@@ -48,8 +48,8 @@ def run(settings: Settings, data: Path, rows: int, reload: bool) -> NoReturn:
                 reports = fill.fill_all(servers.database_url, settings.resources_dir, rows, SEED, advance)
             for line in (line for report in reports if report.unsatisfied for line in report.lines):
                 tell(line)
-        watched = (settings.resources_dir, Path(__file__).parent) if reload else ()
-        _serve_until_stopped(settings, issuer, watched)
+        watch = _Watch(settings.resources_dir, Path(__file__).parent) if reload else None
+        _serve_until_stopped(settings, issuer, watch)
 
 
 @contextmanager
@@ -73,29 +73,51 @@ def issuing(settings: Settings, data: Path) -> Iterator[tuple[Settings, DevIssue
         )
 
 
-def _serve_until_stopped(settings: Settings, issuer: DevIssuer | None, watched: Sequence[Path]) -> NoReturn:
-    """Serve in a process of its own; anew when something watched changes. Goes on until a signal or a ConfigurationError."""
+class _Watch:
+    """Resource files, whose changes the serving process follows, and code, whose changes take another process."""
+
+    def __init__(self, resources: Path, code: Path) -> None:
+        self._resources = resources
+        self._code = code
+        self._seen = self._now()
+
+    def look(self) -> tuple[bool, bool]:
+        """Whether a resource file, and whether code, is another than at the last look."""
+        before, self._seen = self._seen, self._now()
+        return self._seen[0] != before[0], self._seen[1] != before[1]
+
+    def _now(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
+        return _fingerprint(self._resources, (".yaml", ".yml")), _fingerprint(self._code, (".py",))
+
+
+def _serve_until_stopped(settings: Settings, issuer: DevIssuer | None, watch: _Watch | None) -> NoReturn:
+    """Serve in a process of its own; in another when code changes. Goes on until a signal or a ConfigurationError."""
     announced = False
     while True:
-        seen = _fingerprint(watched)
         with _serving(settings) as process:
             if _await_answer(settings, process) and not announced:
                 announced = True
                 for line in welcome(settings, issuer):
                     say(line)
-            _await_change(process, watched, seen)
-            tell("Something changed; serving anew …")
+            _await_end(process, watch)
+            tell("Something changed; starting anew …")
 
 
-def _await_change(process: subprocess.Popen[bytes], watched: Sequence[Path], seen: Mapping[str, int]) -> None:
-    """Wait until something watched is not as `seen`. Where nothing is watched, the end of the process is a ConfigurationError."""
+def _await_end(process: subprocess.Popen[bytes], watch: _Watch | None) -> None:
+    """Have the process follow the resource files until code changes. One that ended waits for any change; where nothing is
+    watched, that is a ConfigurationError."""
     ended = False
-    while _fingerprint(watched) == seen:
+    while True:
+        resources, code = (False, False) if watch is None else watch.look()
         if process.poll() is not None and not ended:
             ended = True
-            if not watched:
+            if watch is None:
                 raise ConfigurationError(f"the serving process ended by itself, with {process.returncode}")
             tell("The serving process ended by itself; waiting for a change …")
+        if code or (resources and ended):
+            return
+        if resources:
+            process.send_signal(signal.SIGHUP)
         time.sleep(WATCH_SECONDS)
 
 
@@ -140,16 +162,15 @@ def child_variables(settings: Settings) -> Mapping[str, str]:
     return {name: value for name, value in variables.items() if value is not None}
 
 
-def _fingerprint(directories: Sequence[Path]) -> Mapping[str, int]:
-    """Every watched file under `directories` and when it changed last, in nanoseconds."""
+def _fingerprint(directory: Path, suffixes: tuple[str, ...]) -> Mapping[str, int]:
+    """Every file of these kinds under `directory` and when it changed last, in nanoseconds."""
     found: dict[str, int] = {}
-    for directory in directories:
-        for path in directory.rglob("*"):
-            if path.suffix in WATCHED_SUFFIXES:
-                try:
-                    found[str(path)] = path.stat().st_mtime_ns
-                except FileNotFoundError:  # an editor is just replacing it
-                    continue
+    for path in directory.rglob("*"):
+        if path.suffix in suffixes:
+            try:
+                found[str(path)] = path.stat().st_mtime_ns
+            except FileNotFoundError:  # an editor is just replacing it
+                continue
     return found
 
 

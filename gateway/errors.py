@@ -144,6 +144,12 @@ class NotSent(NotWritten):
     """A 503 of which nothing reached the database: no connection was free, or none could be made, or none was tried for."""
 
 
+class TablesChanged(NotWritten):
+    """A statement named a table or a column that is not there any more. Another one may do, once the tables are read anew."""
+
+    default_message = "The database has changed; try again."
+
+
 class OutcomeUnknown(Unavailable):
     """A 503 for a write that may have been made: the answer to it was lost. It is never repeated blindly."""
 

@@ -47,6 +47,13 @@ class MigrationsCompared(msgspec.Struct, frozen=True):
     behind: int
 
 
+class Reloaded(msgspec.Struct, frozen=True):
+    """A reload is over. What is served is by the files and tables of now, or, where it was refused for `reason`, as before."""
+
+    outcome: Literal["swapped", "unchanged", "refused"]
+    reason: str = ""
+
+
 Observer = Callable[[Event], None]
 
 

@@ -33,6 +33,7 @@ FLOORS: dict[str, int] = {
     "cache": 4,
     "observability": 4,
     "reads": 5,
+    "reload": 5,
     "fill": 5,
     "migrate": 5,
     "migration_watch": 6,

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import msgspec
-from starlette.types import Receive, Scope
+from starlette.types import Message, Receive, Scope
 
 from gateway.errors import NotFound, PayloadTooLarge, UnsupportedMediaType
 
@@ -19,6 +19,26 @@ PATCH_TYPES = (b"application/json", b"application/merge-patch+json")
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _INSTANCE = os.urandom(8).hex()
 _serial = count()
+
+
+class Replayed:
+    """A request's `receive` that can be read once more from its beginning, after `rewind`."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._kept: list[Message] = []
+        self._place = 0
+
+    async def __call__(self) -> Message:
+        """ASGI's `receive`."""
+        if self._place == len(self._kept):
+            self._kept.append(await self._receive())
+        self._place += 1
+        return self._kept[self._place - 1]
+
+    def rewind(self) -> None:
+        """Begins again."""
+        self._place = 0
 
 
 class ClientLeft(Exception):

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from gateway.catalog.model import Resource
+from gateway.catalog.model import Catalog, Resource
 from gateway.deadlines import Deadlines
 from gateway.definitions.model import Operation
 from gateway.errors import (
@@ -26,6 +26,7 @@ from gateway.errors import (
     OutcomeUnknown,
     PreconditionRequired,
     Problem,
+    TablesChanged,
     Unavailable,
     ValidationFailed,
 )
@@ -36,7 +37,7 @@ from gateway.http.admission import Admission, Limits, Visitor
 from gateway.http.deprecation import Deprecation
 from gateway.http.edge import Cors, cors_headers, preflight_response, read_body_within
 from gateway.http.etags import wanted_states
-from gateway.http.requests import JSON_TYPES, PATCH_TYPES, ClientLeft, Headers, media_type, read_headers, split_path
+from gateway.http.requests import JSON_TYPES, PATCH_TYPES, ClientLeft, Headers, Replayed, media_type, read_headers, split_path
 from gateway.http.responses import (
     Header,
     Response,
@@ -56,6 +57,8 @@ logger = logging.getLogger("gateway.http")
 COLLECTION = ("GET", "HEAD", "OPTIONS", "POST")
 ROW = ("GET", "HEAD", "OPTIONS", "PATCH", "DELETE")
 READING = ("GET", "HEAD", "OPTIONS")
+MAX_TRIES = 3
+"""Of a request whose statement meets tables that have changed under it."""
 
 UNKNOWN_ROUTE = "/api/{unknown}"
 """The template of what names no resource. What is told of a request never holds its path."""
@@ -87,11 +90,15 @@ class Edge(msgspec.Struct, frozen=True, eq=False):
 class DataRoutes:
     """`/api/{version}/{resource}` and `/api/{version}/{resource}/{key}`, and `/api/{version}/openapi.json`.
 
-    `serving` is asked for at each request, so that a reload can put another in its place.
+    `serving` is asked for at each request, so that a reload can put another in its place. `catch_up` is told of a catalog that
+    does not fit the tables any more, and tells whether there is another one now.
     """
 
-    def __init__(self, serving: Callable[[], Serving], admission: Admission, edge: Edge) -> None:
+    def __init__(
+        self, serving: Callable[[], Serving], admission: Admission, edge: Edge, catch_up: Callable[[Catalog], Awaitable[bool]]
+    ) -> None:
         self._serving = serving
+        self._catch_up = catch_up
         self._admission = admission
         self._edge = edge
         self.in_flight = 0
@@ -166,8 +173,33 @@ class DataRoutes:
         if name == "openapi.json" and key is None:
             noted.route = DOCUMENT_ROUTE
             return _document(serving, version, method, visitor.caller)
+        body = receive if method in READING else Replayed(receive)
+        tries = 0
+        while True:
+            try:
+                return await self._serve(serving, (version, name, key), scope, headers, visitor, body)
+            except TablesChanged:  # then the whole statement failed, and nothing was written
+                tries += 1
+                if tries == MAX_TRIES or not await self._catch_up(serving.pipeline.catalog):
+                    raise
+            serving = self._serving()
+            if isinstance(body, Replayed):
+                body.rewind()
+
+    async def _serve(
+        self,
+        serving: Serving,
+        place: tuple[str, str, tuple[str, ...] | None],
+        scope: Scope,
+        headers: Headers,
+        visitor: Visitor,
+        receive: Receive,
+    ) -> Response:
+        """The answer by one catalog."""
+        version, name, key = place
+        method: str = scope["method"]
         resource = serving.pipeline.resource(version, name)
-        noted.route = f"/api/{resource.id}" if key is None else f"/api/{resource.id}/{{key}}"
+        timeline().route = f"/api/{resource.id}" if key is None else f"/api/{resource.id}/{{key}}"
         if serving.deprecations:
             visitor.deprecation = serving.deprecations.get(resource.id)
         if method in ("GET", "HEAD"):

@@ -27,7 +27,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
-from gateway.events import CANCELLED, BatchAnswered, BreakerMoved, Event, Handlers, RequestEnded, Retried, StatementRan
+from gateway.events import CANCELLED, BatchAnswered, BreakerMoved, Event, Handlers, Reloaded, RequestEnded, Retried, StatementRan
 
 Labels = tuple[str, ...]
 Numbers = list[float]
@@ -79,6 +79,8 @@ TABLE: tuple[Row, ...] = (
     Row("rate_limit_store_errors_total", "counter", "Calls to the limits' store that failed."),
     Row("catalog_resources", "gauge", "Resources that are served.", across="max"),
     Row("catalog_broken_resources", "gauge", "Resources that are not, for their faults.", across="max"),
+    Row("catalog_version", "gauge", "Counts up with each reload that took effect.", across="max"),
+    Row("catalog_reloads_total", "counter", "Reloads, by what came of them.", ("outcome",)),
     Row("log_lines_dropped_total", "counter", "Log lines that nobody read in time."),
     Row("gateway_build_info", "gauge", "1, with the version.", ("version", "python"), across="max"),
 )
@@ -87,6 +89,7 @@ ROWS: Mapping[str, Row] = {row.name: row for row in TABLE}
 COUNTED: Mapping[type[Event], tuple[str, tuple[str, ...]]] = {
     BreakerMoved: ("circuit_breaker_transitions_total", ("name", "state")),
     Retried: ("db_retries_total", ("reason",)),
+    Reloaded: ("catalog_reloads_total", ("outcome",)),
 }
 """Events that only count: the metric, and the members that its labels are."""
 

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from gateway.catalog.model import Catalog
 from gateway.http.admission import Admission
 from gateway.http.middleware import RequestIds, on_exception, on_http_exception
 from gateway.http.responses import Response
@@ -64,7 +65,10 @@ def test_a_fault_on_the_data_path_is_logged_whole_and_told_nothing(caplog: pytes
     def serving() -> Serving:
         raise RuntimeError("a secret fault")
 
-    routes = DataRoutes(serving, cast(Admission, None), Edge(10, (), None))
+    async def catch_up(_served: Catalog) -> bool:
+        return False
+
+    routes = DataRoutes(serving, cast(Admission, None), Edge(10, (), None), catch_up)
     with caplog.at_level(logging.ERROR):
         check_internal_error(answer(routes, "/api/v1/things"), caplog)
 
