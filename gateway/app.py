@@ -187,6 +187,7 @@ class Gateway:
                 idle_seconds=settings.database_idle_seconds,
                 acquire_timeout_seconds=settings.database_acquire_timeout_seconds,
                 statement_timeout_seconds=settings.database_statement_timeout_seconds,
+                is_pooled=settings.database_pooler == "transaction",
             )
         )
         self._database = Database(self.pool, observe=self.observe)
@@ -321,6 +322,7 @@ class Gateway:
             database_url=database_url(self.settings),
             redis_url=self.settings.redis_url,
             name=f"{self.settings.service_name} cache",
+            is_pooled=self.settings.database_pooler == "transaction",
             dependencies=await read_dependencies(database_url(self.settings)),
             harmless=(Violation, NotWritten),
         )

@@ -25,6 +25,7 @@ class Settings(msgspec.Struct, frozen=True):
     """What `VARIABLES` say, parsed. None is "not set", or "off" for `rate_limit`."""
 
     database_url: str | None
+    database_pooler: Literal["none", "transaction"]
     database_pool_min: int
     database_pool_max: int
     database_idle_seconds: float
@@ -202,6 +203,7 @@ VARIABLES: tuple[Variable, ...] = (
         "",
         "the PostgreSQL to serve; of several host:port,host:port the one that takes writes; `gateway dev` makes one",
     ),
+    Variable("DATABASE_POOLER", _one_of("none", "transaction"), "none", "", "what stands before the database, such as PgBouncer"),
     Variable("DATABASE_POOL_MIN", _whole(0, 1000), "5", "connections", "kept open by each process"),
     Variable("DATABASE_POOL_MAX", _whole(1, 1000), "20", "connections", "at most, of each process"),
     Variable("DATABASE_IDLE_SECONDS", _number(1, 86400), "30", "seconds", "then an idle connection above the minimum is closed"),

@@ -34,6 +34,7 @@ def test_defaults_are_the_contracts() -> None:
     settings = load_settings({}, None)
     assert settings == Settings(
         database_url=None,
+        database_pooler="none",
         database_pool_min=5,
         database_pool_max=20,
         database_idle_seconds=30.0,
@@ -70,6 +71,7 @@ GOOD = [
     ("DATABASE_URL", "postgresql://u:p@h:5432/d", "postgresql://u:p@h:5432/d"),
     ("DATABASE_URL", "postgresql://postgres@/postgres?host=/some/dir", "postgresql://postgres@/postgres?host=/some/dir"),
     ("DATABASE_URL", "", None),
+    ("DATABASE_POOLER", "transaction", "transaction"),
     ("DATABASE_POOL_MIN", "0", 0),
     ("DATABASE_POOL_MAX", "1000", 1000),
     ("DATABASE_IDLE_SECONDS", "1.5", 1.5),
@@ -112,6 +114,7 @@ BAD = [
     ("DATABASE_URL", "postgresql+asyncpg://h/d"),
     ("DATABASE_URL", "postgresql://h:port/d"),
     ("DATABASE_URL", "postgresql:h"),
+    ("DATABASE_POOLER", "session"),
     ("DATABASE_POOL_MIN", "-1"),
     ("DATABASE_POOL_MIN", "1001"),
     ("DATABASE_POOL_MAX", "0"),

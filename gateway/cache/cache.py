@@ -305,10 +305,12 @@ def make_cache(
     redis_url: str | None,
     name: str,
     dependencies: Dependencies,
+    is_pooled: bool = False,
     harmless: tuple[type[BaseException], ...] = (),
 ) -> Cache:
-    """The cache of that choice. `name` is what its connection to PostgreSQL is called there."""
-    connect = postgres_session(database_url, name)
+    """The cache of that choice. `name` is what its connection to PostgreSQL is called there; `is_pooled` says that it leads
+    through a pooler in transaction mode."""
+    connect = postgres_session(database_url, name, is_pooled)
     cache: Cache
     store: Store = MemoryStore()
 

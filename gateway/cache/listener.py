@@ -41,13 +41,13 @@ AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """  # noqa: S608 - numbers of ours
 
 
+MAY_IDLE = "SET LOCAL idle_in_transaction_session_timeout = 0"
 SESSION = {
-    "idle_in_transaction_session_timeout": "0",
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
 }
-"""The transaction that holds the lock may idle; the server soon lets go of one whose process is out of reach."""
+"""The transaction that holds the lock may idle, but the server soon lets go of one whose process is out of reach."""
 
 
 def clock() -> float:
@@ -186,8 +186,11 @@ class Listener:
             )
 
 
-def postgres_session(url: str, name: str) -> Connect:
-    """How a real session is opened: a connection of its own to `url`, under the application name `name`."""
+def postgres_session(url: str, name: str, is_pooled: bool = False) -> Connect:
+    """How a real session is opened: a connection of its own to `url`, under the application name `name`.
+
+    Behind a pooler in transaction mode (`is_pooled`) it hears nothing, and the server's keepalives are the pooler's business.
+    """
 
     connector = Connector(url)
 
@@ -195,8 +198,10 @@ def postgres_session(url: str, name: str) -> Connect:
         connection = await connector.connect(
             timeout_seconds=CONNECT_TIMEOUT_SECONDS,
             statement_cache_size=0,
-            server_settings={"application_name": name, **SESSION},
+            server_settings={"application_name": name, **({} if is_pooled else SESSION)},
         )
+        if is_pooled:
+            return _PostgresSession(connection)
         try:
             await connection.add_listener(CHANNEL, lambda *told: heard(str(told[3])))
         except BaseException:
@@ -216,7 +221,7 @@ class _PostgresSession:
         return int(status.removeprefix("SELECT "))
 
     async def hold(self) -> None:
-        await self._connection.execute(f"BEGIN; SELECT pg_advisory_xact_lock_shared({LOCK[0]}, {LOCK[1]})")
+        await self._connection.execute(f"BEGIN; {MAY_IDLE}; SELECT pg_advisory_xact_lock_shared({LOCK[0]}, {LOCK[1]})")
 
     async def release(self) -> None:
         await self._connection.execute("COMMIT")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
+from uuid import uuid4
 
 import asyncpg
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -21,9 +23,16 @@ async def read_tables(url: str, names: Collection[TableName]) -> Reflection:
     read."""
 
     async def open_one() -> Connection:
-        return await connect(url, timeout_seconds=CONNECT_TIMEOUT_SECONDS)
+        return await connect(url, timeout_seconds=CONNECT_TIMEOUT_SECONDS, statement_cache_size=0)
 
-    engine = create_async_engine("postgresql+asyncpg://", async_creator=open_one, poolclass=NullPool)
+    def adapted() -> Any:
+        # As `async_creator` would have it, but for names that nobody else has: a pooler in transaction mode keeps the statements
+        # of clients that have gone.
+        return engine.dialect.dbapi.connect(  # type: ignore[union-attr]
+            async_creator_fn=open_one, prepared_statement_cache_size=0, prepared_statement_name_func=lambda: f"gateway_{uuid4()}"
+        )
+
+    engine = create_async_engine("postgresql+asyncpg://", creator=adapted, poolclass=NullPool)
     try:
         async with engine.connect() as connection:
             return await connection.run_sync(reflect, names)
@@ -36,6 +45,9 @@ async def read_tables(url: str, names: Collection[TableName]) -> Reflection:
 FAULTS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, SQLAlchemyError)
 """What connecting and reading can raise."""
 
+REFUSED_BY_POOLER = "unsupported startup parameter"
+"""What PgBouncer says of a session's settings that it does not know."""
+
 UNREACHABLE = ("08", "53", "57P", "58")
 """SQLSTATE classes of a server that is away, full, or starting or stopping. A wrong password or name is none of them."""
 
@@ -43,6 +55,8 @@ UNREACHABLE = ("08", "53", "57P", "58")
 def unreadable(fault: BaseException) -> ConfigurationError:
     """One of FAULTS as ours: Unreachable where it may pass by itself."""
     reason = str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__
+    if REFUSED_BY_POOLER in reason:
+        return ConfigurationError(f"DATABASE_URL: {reason}; behind PgBouncer, set DATABASE_POOLER=transaction")
     kind = Unreachable if _may_pass(fault) else ConfigurationError
     return kind(f"DATABASE_URL: the database cannot be read: {reason}")
 

@@ -13,14 +13,14 @@ import logging
 import random
 import socket
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import msgspec
 
 from gateway.connect import Connection, Connector
 from gateway.database.retry import NoConnection
-from gateway.errors import NotSent
+from gateway.errors import ConfigurationError, NotSent
 from gateway.events import Observer, PoolLeft, nobody
 
 logger = logging.getLogger("gateway.database")
@@ -34,6 +34,10 @@ SESSION = {
     "lc_monetary": "C",
 }
 """What the JSON and text forms of values depend on, set for every connection."""
+
+POOLED = ("TimeZone", "DateStyle")
+"""What a pooler in transaction mode carries from one of the server's connections to the next, and so may be asked for. The rest
+must hold on all of them already; PgBouncer refuses who asks for it, or drops what was asked."""
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 STATEMENTS_PER_CONNECTION = 500
@@ -49,7 +53,8 @@ LEAVE_PAUSE_SECONDS = 1.0
 
 
 class PoolOptions(msgspec.Struct, frozen=True):
-    """Sizes are connections of this process."""
+    """Sizes are connections of this process. `is_pooled` says that a pooler in transaction mode stands before the database: then
+    nothing outlives a transaction, no prepared statement and no setting."""
 
     url: str
     name: str
@@ -59,6 +64,15 @@ class PoolOptions(msgspec.Struct, frozen=True):
     acquire_timeout_seconds: float = 1
     statement_timeout_seconds: float = 5
     lifetime_seconds: float = 1800
+    is_pooled: bool = False
+
+
+class WrongSession(ConfigurationError):
+    """Connections behind a pooler lack settings that only the database's role, or the pooler, can give them."""
+
+    def __init__(self, wrong: Sequence[tuple[str, str]]) -> None:
+        lines = " ".join(f"ALTER ROLE … SET {name} = '{value}';" for name, value in wrong)
+        super().__init__(f"DATABASE_POOLER: the connections behind the pooler lack settings that the gateway needs: {lines}")
 
 
 class _Member(msgspec.Struct):
@@ -335,15 +349,36 @@ class Pool:
             "tcp_keepalives_interval": str(KEEPALIVE["TCP_KEEPINTVL"]),
             "tcp_keepalives_count": str(KEEPALIVE["TCP_KEEPCNT"]),
         }
+        if options.is_pooled:
+            settings = {"application_name": options.name, **{name: SESSION[name] for name in POOLED}}
         connection = await self._connector.connect(
             timeout_seconds=CONNECT_TIMEOUT_SECONDS,
             command_timeout=options.statement_timeout_seconds + COMMAND_GRACE_SECONDS,
-            statement_cache_size=STATEMENTS_PER_CONNECTION,
+            statement_cache_size=0 if options.is_pooled else STATEMENTS_PER_CONNECTION,
             max_cached_statement_lifetime=0,
             server_settings=settings,
         )
+        if options.is_pooled:
+            await self._require_settings(connection)
         _keep_alive(connection)
         return connection
+
+    async def _require_settings(self, connection: Connection) -> None:
+        """Raises WrongSession where the server's connections behind a pooler do not have what values' forms depend on."""
+        names = ", ".join(f"current_setting('{name}')" for name in SESSION)
+        timeout = "(SELECT setting::int FROM pg_settings WHERE name = 'statement_timeout')"
+        try:
+            (*held, milliseconds), *_ = await connection.fetch(f"SELECT {names}, {timeout}")
+        except BaseException:
+            connection.terminate()
+            raise
+        most = round(self.options.statement_timeout_seconds * 1000)
+        wrong = [(name, value) for (name, value), found in zip(SESSION.items(), held, strict=True) if found != value]
+        if not 0 < milliseconds <= most:
+            wrong.append(("statement_timeout", str(most)))
+        if wrong:
+            connection.terminate()
+            raise WrongSession(wrong)
 
     def _spawn(self, work: Coroutine[Any, Any, None], kept: set[asyncio.Task[None]]) -> None:
         task = asyncio.get_running_loop().create_task(work)
