@@ -59,6 +59,7 @@ from gateway.migration_watch import MigrationWatch
 from gateway.observability.logs import Log, configure
 from gateway.observability.metrics import BREAKER_STATES, Metrics, Reading
 from gateway.observability.shared import DIRECTORY_VARIABLE, SharedDirectory
+from gateway.observability.traces import Traces
 from gateway.pipeline import Pipeline
 from gateway.reload import Draft, Reloader, content_of
 from gateway.settings import Settings, check_startable, database_url, load_settings
@@ -174,7 +175,8 @@ class Gateway:
         self._own_process = own_process
         self.log = log or make_log(settings)
         self.metrics = Metrics()
-        self.observe = together(self.metrics.handlers, self.log.handlers)
+        self.traces = Traces(os.environ, settings.service_name)
+        self.observe = together(self.metrics.handlers, self.log.handlers, self.traces.handlers)
         directory = os.environ.get(DIRECTORY_VARIABLE)
         self._shared = SharedDirectory(Path(directory)) if directory else None
         self._leaving: asyncio.Task[None] | None = None
@@ -190,11 +192,11 @@ class Gateway:
                 is_pooled=settings.database_pooler == "transaction",
             )
         )
-        self._database = Database(self.pool, observe=self.observe)
-        self._migrations = MigrationWatch(self._database)
+        self._database = Database(self.pool, observe=self.observe, comments=settings.trace_sql_comments)
+        self._migrations = MigrationWatch(self._database, self.observe)
         self.cache: Cache | None = None
         self._draining = False
-        self.limiter = RateLimiter(settings.rate_limit, settings.redis_url)
+        self.limiter = RateLimiter(settings.rate_limit, settings.redis_url, observe=self.observe)
         self.jwks, self._verifier = _tokens(settings)
         self._coming_up: asyncio.Task[None] | None = None
         self._loaded: Loaded | None = None
@@ -203,7 +205,7 @@ class Gateway:
         trusted = trusted_networks(settings.trusted_proxies)
         admission = Admission(self.limiter, self._verifier, settings.auth_issuer or "", trusted)
         always = SECURITY if self._verifier is None else (*SECURITY, *PRIVATE)
-        edge = Edge(settings.max_body_bytes, always, cors(settings.cors_origins), self.observe)
+        edge = Edge(settings.max_body_bytes, always, cors(settings.cors_origins), self.observe, self.traces.begin)
         self._data = DataRoutes(lambda: self._serving, admission, edge, self.reloader.catch_up)
         self._other = RequestIds(self._starlette(), self.observe)
         self.metrics.read(self._readings())
@@ -219,6 +221,7 @@ class Gateway:
     async def start(self) -> None:
         """Builds the catalog and opens the pool, or, where the database does not answer, goes on trying in the background: then
         nothing is ready, and every resource is 503. Raises ConfigurationError for what time will not mend."""
+        self.traces.start()
         if self._shared is not None:
             self._leaving = asyncio.get_running_loop().create_task(self._leave_metrics(self._shared))
         await self.limiter.start()
@@ -306,6 +309,7 @@ class Gateway:
         if self._leaving is not None and self._shared is not None:
             self._leaving.cancel()
             self._shared.leave(self.metrics.snapshot())
+        await self.traces.stop()
         await asyncio.to_thread(self.log.close)
 
     async def _open_cache(self) -> None:
@@ -325,6 +329,7 @@ class Gateway:
             is_pooled=self.settings.database_pooler == "transaction",
             dependencies=await read_dependencies(database_url(self.settings)),
             harmless=(Violation, NotWritten),
+            observe=self.observe,
         )
         await self.cache.start()
 

@@ -47,6 +47,7 @@ class Settings(msgspec.Struct, frozen=True):
     workers: int
     log_level: str
     log_slow_seconds: float
+    trace_sql_comments: bool
     service_name: str
     cors_origins: tuple[str, ...]
     trusted_proxies: tuple[str, ...]
@@ -187,6 +188,7 @@ def _rate(value: str) -> str | None:
     return None if value == "off" else _matching(r"[1-9][0-9]{0,8}/(second|minute|hour|day)", value)
 
 
+_SWITCH = Kind(lambda value: _one_of("on", "off").parse(value) == "on", "on or off")
 _TEXT = Kind(lambda value: value or None, "a text")
 _NAME = Kind(lambda value: _matching(r"[^\x00-\x20\x7f]{1,200}", value), "a name without spaces")
 _DATABASE_URL = Kind(_postgres, "postgresql://user:password@host:port/database", is_url=True)
@@ -235,6 +237,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("WORKERS", _whole(1, 256), "1", "processes", "that serve; more than one need REDIS_URL to cache"),
     Variable("LOG_LEVEL", _one_of(*LOG_LEVELS), "info", "", "least severe message that is logged"),
     Variable("LOG_SLOW_SECONDS", _number(0, 3600), "1", "seconds", "a statement takes, and then has a line in the log"),
+    Variable("TRACE_SQL_COMMENTS", _SWITCH, "off", "", "on: statements of sampled requests end with their traceparent"),
     Variable("SERVICE_NAME", _NAME, "db-service", "", "name in logs, metrics and traces"),
     Variable(
         "CORS_ORIGINS",

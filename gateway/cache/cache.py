@@ -23,7 +23,7 @@ from gateway.cache.memory_store import MemoryStore
 from gateway.cache.redis_store import RedisLink, RedisStore
 from gateway.cache.store import Entry, Key, Store, StoreDown
 from gateway.errors import GatewayError
-from gateway.events import Timeline, keep_timeline, timeline
+from gateway.events import Observer, Timeline, keep_timeline, nobody, timeline
 
 Outcome = Literal["hit", "miss", "bypass"]
 Load = Callable[[], Awaitable[bytes]]
@@ -307,6 +307,7 @@ def make_cache(
     dependencies: Dependencies,
     is_pooled: bool = False,
     harmless: tuple[type[BaseException], ...] = (),
+    observe: Observer = nobody,
 ) -> Cache:
     """The cache of that choice. `name` is what its connection to PostgreSQL is called there; `is_pooled` says that it leads
     through a pooler in transaction mode."""
@@ -321,7 +322,7 @@ def make_cache(
     if choice.kind == "memory":
         keeper = Alone(store, connect, heard)
     elif choice.kind == "redis" and redis_url:
-        store = RedisStore(RedisLink(redis_url), dependencies.database)
+        store = RedisStore(RedisLink(redis_url), dependencies.database, observe)
         keeper = Keeper(store, connect, heard)
     cache = Cache(store, keeper, dependencies=dependencies, harmless=harmless)
     return cache

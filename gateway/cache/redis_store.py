@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ import msgspec
 
 from gateway.cache.store import Entry, Found, Key, StoreDown, new_token
 from gateway.coalesce import Coalescer
+from gateway.events import BatchAnswered, Observer, nobody, timeline
 from gateway.redis_wire import Command, RedisDown, RedisWire
 
 logger = logging.getLogger("gateway.cache")
@@ -78,12 +80,14 @@ class RedisStore:
     `errors` counts failed trips and refused commands.
     """
 
-    def __init__(self, link: Link, database: str) -> None:
+    def __init__(self, link: Link, database: str, observe: Observer = nobody) -> None:
         self._link = link
         self._prefix = f"cache:{database}:"
         self._epoch = f"{self._prefix}epoch"
         self._token = f"{self._prefix}token:"
-        self._looks: Coalescer[Question, Found] = Coalescer(self._look_all, max_batch=MAX_LOOKS)
+        self._looks: Coalescer[Question, Found] = Coalescer(
+            self._look_all, max_batch=MAX_LOOKS, sized=lambda size: observe(BatchAnswered("cache", size))
+        )
         self._renewals: Coalescer[tuple[str, ...], None] = Coalescer(self._renew_all)
         self._waiting: dict[str, tuple[Entry, float]] = {}
         self._keeping: asyncio.Task[None] | None = None
@@ -94,7 +98,11 @@ class RedisStore:
         """The stamp of now, and the entry under it. Raises StoreDown."""
         if not self.is_up:
             raise StoreDown
-        return await self._looks.ask((key, tables))
+        began = time.perf_counter()
+        try:
+            return await self._looks.ask((key, tables))
+        finally:
+            timeline().note("redis", began)
 
     def keep(self, key: Key, entry: Entry, ttl_seconds: float) -> None:
         """Keeps an entry with the next pipeline. What cannot be kept is let go."""

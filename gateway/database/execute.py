@@ -36,11 +36,12 @@ LEAST_STATEMENT_SECONDS = 0.05
 class Database:
     """Runs statements. It knows SQL text and values, never a plan."""
 
-    def __init__(self, pool: Pool, name: str = "database", observe: Observer = nobody) -> None:
+    def __init__(self, pool: Pool, name: str = "database", observe: Observer = nobody, comments: bool = False) -> None:
         self.pool = pool
         self.breaker = Breaker(name, pool.probe, observe=observe)
         self._budget = Budget()
         self._observe = observe
+        self._comments = comments
 
     async def fetch(
         self,
@@ -65,7 +66,7 @@ class Database:
         while True:
             if not self.breaker.is_closed:
                 raise NotSent("The database cannot be reached.")
-            attempt = _Attempt(sql, values, writing)
+            attempt = _Attempt(self._commented(sql, batch), values, writing)
             asked, told, rows = time.perf_counter(), CANCELLED, _NO_ROWS
             try:
                 rows = await attempt.run(self.pool, seconds, usual_seconds, deadline)
@@ -95,6 +96,16 @@ class Database:
     def statement_seconds(self, timeout_seconds: float | None) -> float:
         """What a statement may take on the server, where a resource says so much, or nothing."""
         return self.pool.options.statement_timeout_seconds if timeout_seconds is None else timeout_seconds
+
+    def _commented(self, sql: str, batch: int) -> str:
+        """The statement with its trace in a comment, where it runs for one sampled request and such comments are wanted.
+
+        No two of them are equal, so PostgreSQL parses and plans each anew: batches, which run the most, have none.
+        """
+        trace = timeline().trace if self._comments and batch == 1 else None
+        if trace is None or not trace.sampled:
+            return sql
+        return f"{sql} /*traceparent='00-{trace.trace_id:032x}-{trace.span_id:016x}-01'*/"
 
     def _note(self, kind: Kind, fault: Exception) -> None:
         """What a fault says of the server."""

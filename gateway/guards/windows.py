@@ -25,6 +25,7 @@ import msgspec
 from limits.aio.storage import SlidingWindowCounterSupport, Storage
 
 from gateway.coalesce import Coalescer
+from gateway.events import BatchAnswered, Observer, nobody, timeline
 from gateway.redis_wire import Command, RedisDown, RedisWire, Refused
 
 logger = logging.getLogger("gateway.ratelimit")
@@ -260,12 +261,15 @@ class RedisStorage(_SlidingWindows):
         timeout_seconds: float = REDIS_TIMEOUT_SECONDS,
         probe_seconds: float = REDIS_PROBE_SECONDS,
         clock: Callable[[], float] | None = None,
+        observe: Observer = nobody,
     ) -> None:
         super().__init__()
         self._wire = RedisWire(url, timeout_seconds)
         self._probe_seconds = probe_seconds
         self._clock = clock
-        self._batches: Coalescer[Sequence[Charge], Taken] = Coalescer(self._take_all)
+        self._batches: Coalescer[Sequence[Charge], Taken] = Coalescer(
+            self._take_all, sized=lambda size: observe(BatchAnswered("limit", size))
+        )
         self._probing: asyncio.Task[None] | None = None
         self.is_up = True
         self.failures = 0
@@ -274,7 +278,11 @@ class RedisStorage(_SlidingWindows):
         """Counts all the charges, or none where one is refused. Raises StorageDown."""
         if not self.is_up:
             raise StorageDown
-        return await self._batches.ask(charges)
+        began = time.perf_counter()
+        try:
+            return await self._batches.ask(charges)
+        finally:
+            timeline().note("redis", began)
 
     async def check(self) -> bool:
         """Whether Redis runs the script. Where it does not, the background looks after it from now on."""

@@ -30,7 +30,7 @@ from gateway.errors import (
     Unavailable,
     ValidationFailed,
 )
-from gateway.events import Observer, RequestEnded, Timeline, keep_timeline, nobody, timeline
+from gateway.events import Observer, RequestEnded, Timeline, Trace, keep_timeline, nobody, timeline
 from gateway.guards.grants import Policy, Unrestricted
 from gateway.guards.tokens import Caller
 from gateway.http.admission import Admission, Limits, Visitor
@@ -79,12 +79,13 @@ class Serving(msgspec.Struct, frozen=True, eq=False):
 
 class Edge(msgspec.Struct, frozen=True, eq=False):
     """What holds for every request: `always` are headers of every answer, `cors` None where no other origin may read.
-    `observe` hears of every request."""
+    `observe` hears of every request, `begin` says where it stands in a trace."""
 
     max_body_bytes: int
     always: tuple[Header, ...]
     cors: Cors | None
     observe: Observer = nobody
+    begin: Callable[[bytes, bytes], Trace | None] = lambda _traceparent, _tracestate: None
 
 
 class DataRoutes:
@@ -107,7 +108,7 @@ class DataRoutes:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
         headers = read_headers(scope)
-        noted = Timeline(headers.request_id.decode(), UNKNOWN_ROUTE)
+        noted = Timeline(headers.request_id.decode(), UNKNOWN_ROUTE, self._edge.begin(headers.traceparent, headers.tracestate))
         keep_timeline(noted)
         visitor = Visitor()
         status, error_code = CLIENT_LEFT, ""

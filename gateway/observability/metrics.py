@@ -27,7 +27,18 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
-from gateway.events import CANCELLED, BatchAnswered, BreakerMoved, Event, Handlers, Reloaded, RequestEnded, Retried, StatementRan
+from gateway.events import (
+    CANCELLED,
+    BatchAnswered,
+    BreakerMoved,
+    Event,
+    Handlers,
+    MigrationsCompared,
+    Reloaded,
+    RequestEnded,
+    Retried,
+    StatementRan,
+)
 
 Labels = tuple[str, ...]
 Numbers = list[float]
@@ -81,6 +92,7 @@ TABLE: tuple[Row, ...] = (
     Row("catalog_broken_resources", "gauge", "Resources that are not, for their faults.", across="max"),
     Row("catalog_version", "gauge", "Counts up with each reload that took effect.", across="max"),
     Row("catalog_reloads_total", "counter", "Reloads, by what came of them.", ("outcome",)),
+    Row("db_migrations_behind", "gauge", "Revisions that are not applied.", across="max"),
     Row("log_lines_dropped_total", "counter", "Log lines that nobody read in time."),
     Row("gateway_build_info", "gauge", "1, with the version.", ("version", "python"), across="max"),
 )
@@ -94,6 +106,9 @@ COUNTED: Mapping[type[Event], tuple[str, tuple[str, ...]]] = {
 """Events that only count: the metric, and the members that its labels are."""
 
 BREAKER_STATES: Mapping[str, float] = {"closed": 0, "half_open": 1, "open": 2}
+
+SET: Mapping[type[Event], tuple[str, str]] = {MigrationsCompared: ("db_migrations_behind", "behind")}
+"""Events that tell what a gauge is now: the gauge, and the member with its value."""
 
 UNKNOWN = "/api/{unknown}"
 TAKEN = {"collection": frozenset({"GET", "POST"}), "row": frozenset({"GET", "PATCH", "DELETE"}), "page": frozenset({"GET"})}
@@ -135,6 +150,7 @@ class Metrics:
         handlers: dict[Any, Any] = {kind: self._counting(*place) for kind, place in COUNTED.items()}
         return {
             **handlers,
+            **{kind: self._setting(*place) for kind, place in SET.items()},
             RequestEnded: self._request,
             StatementRan: self._statement,
             BatchAnswered: self._batch,
@@ -196,6 +212,12 @@ class Metrics:
             self._counter(name, tuple(str(getattr(event, member)) for member in members))[0] += 1
 
         return count
+
+    def _setting(self, name: str, member: str) -> Callable[[Event], None]:
+        def set_to(event: Event) -> None:
+            self._counter(name, ())[0] = float(getattr(event, member))
+
+        return set_to
 
     def _counter(self, name: str, labels: Labels) -> Numbers:
         found = self._numbers[name].get(labels)

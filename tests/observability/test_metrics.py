@@ -12,7 +12,17 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.errors import ERRORS
-from gateway.events import BatchAnswered, Purpose, RequestEnded, StatementRan, Timeline, Trace, together
+from gateway.events import (
+    BatchAnswered,
+    MigrationsCompared,
+    Purpose,
+    RequestEnded,
+    Retried,
+    StatementRan,
+    Timeline,
+    Trace,
+    together,
+)
 from gateway.observability.metrics import TABLE, Metrics, Snapshot, labels_of
 from gateway.observability.shared import SharedDirectory, add_up
 
@@ -78,12 +88,17 @@ def test_a_statement_is_timed_without_its_wait() -> None:
     observe(StatementRan(Purpose("get"), "SELECT 1", 1.0, None, 2.0, 0, 1, "timeout"))
     observe(StatementRan(Purpose("get"), "SELECT 1", 1.0, 1.0, 2.0, 0, 1, "cancelled"))
     observe(BatchAnswered("read", 5))
+    observe(MigrationsCompared(2))
+    observe(MigrationsCompared(1))
+    observe(Retried("lost"))
     found = scraped(metrics)
     assert found["db_pool_acquire_seconds_sum", ()] == pytest.approx(0.5)
     assert found["db_statement_duration_seconds_sum", (("operation", "get"),)] == pytest.approx(1.003)
     assert {labels: value for (name, labels), value in found.items() if name == "db_errors_total"} == {
         (("sqlstate_class", "timeout"),): 1
     }
+    assert found["db_migrations_behind", ()] == 1
+    assert found["db_retries_total", (("reason", "lost"),)] == 1
     assert found["coalesced_batch_size_bucket", (("kind", "read"), ("le", "16.0"))] == 1
 
 
