@@ -105,6 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     openapi = _command(commands, "openapi", _openapi, "the OpenAPI 3.1 document of the API")
     openapi.add_argument("--version", default="v1", help="the API's version (default: v1)")
 
+    _command(commands, "schema", _schema, "the JSON Schema of a resource file, for editors")
+
     _add_token(_command(commands, "token", _token, "a token signed with the dev key, for the gateway that `gateway dev` runs"))
     return parser
 
@@ -300,6 +302,13 @@ def _openapi(arguments: argparse.Namespace) -> int:
     from gateway import app
 
     say(json.dumps(app.openapi(settings, arguments.version), ensure_ascii=False, indent=2))
+    return 0
+
+
+def _schema(_arguments: argparse.Namespace) -> int:
+    from gateway.definitions.schema import json_schema
+
+    say(json.dumps(json_schema(), ensure_ascii=False, indent=2))
     return 0
 
 

@@ -161,6 +161,7 @@ def test_health_tells_it_and_stays_ready(checkout: Path, database_url: str) -> N
         assert ready.status_code == 200
         reason = "1 revision is not applied, up to 20260102_0900; run: gateway migrate up"
         assert ready.json()["checks"]["migrations"] == {"status": "behind", "reason": reason}
+        assert "\ndb_migrations_behind 1.0\n" in client.get("/metrics").text
     migrate.upgrade(database_url)
     with running(settings_for(database_url, checkout / "resources")) as client:
         assert "migrations" not in client.get("/health/ready").json()["checks"]

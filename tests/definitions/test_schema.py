@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
 import msgspec
 import pytest
 
+from gateway.cli import main
 from gateway.definitions.load import load_text
 from gateway.definitions.model import ResourceDefinition, Source
 from gateway.definitions.nodes import plain_value, read_nodes
@@ -84,3 +88,23 @@ def test_key_added_to_a_struct_is_known_by_existing() -> None:
 def test_type_that_no_file_can_hold_is_refused() -> None:
     with pytest.raises(TypeError, match="a resource file cannot hold <class 'bytes'>"):
         shape_of(bytes)
+
+
+def structs_below(struct: type[msgspec.Struct]) -> set[type[msgspec.Struct]]:
+    shapes = [shape for member in members_of(struct).values() for shape in (member.shape, member.shape.item, member.shape.value)]
+    below = {shape.struct for shape in shapes if shape and shape.struct}
+    return {struct}.union(*map(structs_below, below))
+
+
+def test_every_key_is_in_the_schema_and_on_the_authors_page() -> None:
+    definitions = json_schema()["$defs"]
+    page = (Path(__file__).parents[2] / "docs" / "schema-authors.md").read_text()
+    for struct in structs_below(ResourceDefinition):
+        assert list(definitions[struct.__name__]["properties"]) == list(struct.__struct_fields__)
+        missing = [name for name in struct.__struct_fields__ if not re.search(rf"\b{name}:|`{name}\b", page)]
+        assert missing == [], f"keys of {struct.__name__} that docs/schema-authors.md does not show"
+
+
+def test_the_command_prints_it_and_needs_no_database(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema"]) == 0
+    assert json.loads(capsys.readouterr().out) == json_schema()
