@@ -37,7 +37,7 @@ from gateway.database.sqlstate import Violation
 from gateway.definitions.load import load_directory
 from gateway.definitions.model import Fault, Loaded
 from gateway.errors import ConfigurationError, NotWritten, Unavailable, Unreachable
-from gateway.events import together
+from gateway.events import Observer, together
 from gateway.guards.grants import Policy, Unrestricted
 from gateway.guards.jwks import Jwks, JwksOptions
 from gateway.guards.policy import STANDARD_CLAIMS, AccessRow, access_table, access_warnings, check_access
@@ -61,6 +61,7 @@ from gateway.observability.metrics import BREAKER_STATES, Metrics, Reading
 from gateway.observability.shared import DIRECTORY_VARIABLE, SharedDirectory
 from gateway.observability.traces import Traces
 from gateway.pipeline import Pipeline
+from gateway.redis_wire import ping
 from gateway.reload import Draft, Reloader, content_of
 from gateway.settings import Settings, check_startable, database_url, load_settings
 
@@ -69,6 +70,9 @@ logger = logging.getLogger("gateway")
 GC_THRESHOLDS = (10_000, 20, 50)
 DOTENV = Path(".env")
 HEALTH_TIMEOUT_SECONDS = 2.0
+REDIS_PING_SECONDS = 0.1
+REDIS_MINIMUM_CALLS = 5
+REDIS_AWAY = ("degraded", "does not answer: reads go to the database, and each process counts rate limits alone")
 COMING_UP_SECONDS = 0.25
 """Between two looks for a database that has not been seen since the start."""
 POOL_CLOSE_SECONDS = 8.0
@@ -190,13 +194,15 @@ class Gateway:
                 acquire_timeout_seconds=settings.database_acquire_timeout_seconds,
                 statement_timeout_seconds=settings.database_statement_timeout_seconds,
                 is_pooled=settings.database_pooler == "transaction",
-            )
+            ),
+            self.observe,
         )
         self._database = Database(self.pool, observe=self.observe, comments=settings.trace_sql_comments)
         self._migrations = MigrationWatch(self._database, self.observe)
         self.cache: Cache | None = None
         self._draining = False
-        self.limiter = RateLimiter(settings.rate_limit, settings.redis_url, observe=self.observe)
+        self._redis_breaker = _redis_breaker(settings.redis_url, self.observe)
+        self.limiter = RateLimiter(settings.rate_limit, settings.redis_url, observe=self.observe, breaker=self._redis_breaker)
         self.jwks, self._verifier = _tokens(settings)
         self._coming_up: asyncio.Task[None] | None = None
         self._loaded: Loaded | None = None
@@ -304,6 +310,8 @@ class Gateway:
         if self.cache is not None:
             await self.cache.stop()
         await self.limiter.stop()
+        if self._redis_breaker is not None:
+            await self._redis_breaker.stop()
         if self.jwks is not None:
             await self.jwks.stop()
         if self._leaving is not None and self._shared is not None:
@@ -330,6 +338,7 @@ class Gateway:
             dependencies=await read_dependencies(database_url(self.settings)),
             harmless=(Violation, NotWritten),
             observe=self.observe,
+            breaker=self._redis_breaker,
         )
         await self.cache.start()
 
@@ -418,7 +427,7 @@ class Gateway:
         return readings
 
     def _breakers(self) -> tuple[Breaker, ...]:
-        return (self._database.breaker,)
+        return (self._database.breaker, *([self._redis_breaker] if self._redis_breaker is not None else []))
 
     async def _scrape(self, accept: str) -> tuple[bytes, str]:
         """The metrics of all workers. Other workers' files are read by a thread."""
@@ -458,12 +467,13 @@ class Gateway:
         return checks
 
     def _notices(self) -> Mapping[str, Notice]:
-        migrations, reload = self._migrations.notice, self.reloader.notice
+        migrations, reload, redis = self._migrations.notice, self.reloader.notice, self._redis_breaker
         broken = {f"{version}/{name}": ("broken", reason) for (version, name), reason in self.catalog.broken.items()}
         return {
             **broken,
             **({"migrations": migrations} if migrations is not None else {}),
             **({"reload": ("broken", reload)} if reload else {}),
+            **({"redis": REDIS_AWAY} if redis is not None and not redis.is_closed else {}),
         }
 
     async def _database_is_well(self) -> tuple[bool, str]:
@@ -497,6 +507,13 @@ def settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
+
+
+def _redis_breaker(url: str | None, observe: Observer) -> Breaker | None:
+    """One for all that this process asks of Redis. Few calls open it, for each carries all that is in flight."""
+    if not url:
+        return None
+    return Breaker("redis", lambda: ping(url, REDIS_PING_SECONDS), minimum_calls=REDIS_MINIMUM_CALLS, observe=observe)
 
 
 def create() -> Gateway:

@@ -12,7 +12,7 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import hiredis
 import msgspec
@@ -39,6 +39,20 @@ _pack = cast("Callable[[Command], bytes]", hiredis.pack_command)  # whose stub k
 
 _MORE = object()
 """What the parser gives while an answer is not whole."""
+
+
+class Guard(Protocol):
+    """A circuit breaker, as a wire uses it."""
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether trips may be made."""
+
+    def succeeded(self) -> None:
+        """Redis answered."""
+
+    def failed(self, reason: str) -> None:
+        """It did not."""
 
 
 class _Trip(msgspec.Struct):
@@ -128,10 +142,10 @@ class RedisWire:
     long once more.
 
     `identified` asks each new connection which run of which server this is. Raises ConfigurationError for options of the URL
-    that are not known. Belongs to one event loop.
+    that are not known. Where `breaker` is open no trip is made. Belongs to one event loop.
     """
 
-    def __init__(self, url: str, timeout_seconds: float, *, identified: bool = False) -> None:
+    def __init__(self, url: str, timeout_seconds: float, *, identified: bool = False, breaker: Guard | None = None) -> None:
         self._options: Mapping[str, Any] = parse_url(url)
         unknown = [name for name in self._options if name not in (*PLACE, *TLS_OPTIONS)]
         if unknown:
@@ -139,11 +153,26 @@ class RedisWire:
             raise ConfigurationError(f'REDIS_URL has the option "{unknown[0]}", which is not known here; options: {known}')
         self._timeout_seconds = timeout_seconds
         self._identified = identified
+        self._breaker = breaker
         self._connection: _Connection | None = None
         self._connecting: asyncio.Task[_Connection] | None = None
 
     async def trip(self, commands: Sequence[Command]) -> tuple[list[Any], bytes]:
         """The answers, a `Refused` among them for each command that was, and the run id. Raises RedisDown."""
+        breaker = self._breaker
+        if breaker is None:
+            return await self._trip(commands)
+        if not breaker.is_closed:
+            raise RedisDown("the circuit is open")
+        try:
+            told = await self._trip(commands)
+        except RedisDown as down:
+            breaker.failed(str(down))
+            raise
+        breaker.succeeded()
+        return told
+
+    async def _trip(self, commands: Sequence[Command]) -> tuple[list[Any], bytes]:
         connection = self._connection
         if connection is None or not connection.is_open:
             connection = await self._connected()
@@ -211,6 +240,15 @@ class RedisWire:
                 raise RedisDown(f"refused: {answer}") from answer
         if self._identified:
             connection.run_id = _run_id(answers[-1])
+
+
+async def ping(url: str, timeout_seconds: float) -> None:
+    """Raises RedisDown where Redis does not let us in and answer: what a breaker probes."""
+    wire = RedisWire(url, timeout_seconds)
+    try:
+        await wire.trip([("PING",)])
+    finally:
+        await wire.close()
 
 
 def _run_id(told: bytes) -> bytes:

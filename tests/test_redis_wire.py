@@ -11,8 +11,9 @@ from typing import cast
 import pytest
 import uvloop
 
+from gateway.breaker import Breaker
 from gateway.errors import ConfigurationError
-from gateway.redis_wire import RedisDown, RedisWire, Refused
+from gateway.redis_wire import RedisDown, RedisWire, Refused, ping
 
 PATIENT_SECONDS = 20.0
 HASTY_SECONDS = 0.1
@@ -194,3 +195,27 @@ def test_a_server_that_is_not_there_is_down_for_all_that_wait(url: str) -> None:
 def test_an_option_that_is_not_known_is_refused_by_its_name() -> None:
     with pytest.raises(ConfigurationError, match='"socket_keepalive", which is not known here; options: db, ssl_cert_reqs'):
         RedisWire("redis://localhost?socket_keepalive=yes", 1)
+
+
+def test_no_trip_is_made_while_the_breaker_is_open_and_the_breaker_hears_how_trips_end(redis_url: str) -> None:
+    async def run() -> None:
+        breaker = Breaker("redis", lambda: ping(redis_url, PATIENT_SECONDS), minimum_calls=2, pause_seconds=0.01)
+        answering = RedisWire(redis_url, PATIENT_SECONDS, breaker=breaker)
+        absent = RedisWire("unix:///nowhere/valkey.sock", HASTY_SECONDS, breaker=breaker)
+        (answers, _) = await answering.trip([("ECHO", "1"), ("NOSUCH",)])
+        assert isinstance(answers[1], Refused), "which is an answer, and no failure"
+        assert breaker.is_closed
+        with pytest.raises(RedisDown, match="FileNotFoundError"):
+            await absent.trip([("PING",)])
+        assert breaker.state == "open"
+        with pytest.raises(RedisDown, match="the circuit is open"):
+            await answering.trip([("PING",)])
+        async with asyncio.timeout(10):
+            while not breaker.is_closed:
+                await asyncio.sleep(0.001)
+        await answering.trip([("PING",)])
+        for wire in (answering, absent):
+            await wire.close()
+        await breaker.stop()
+
+    asyncio.run(run())

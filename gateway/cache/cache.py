@@ -24,6 +24,7 @@ from gateway.cache.redis_store import RedisLink, RedisStore
 from gateway.cache.store import Entry, Key, Store, StoreDown
 from gateway.errors import GatewayError
 from gateway.events import Observer, Timeline, keep_timeline, nobody, timeline
+from gateway.redis_wire import Guard
 
 Outcome = Literal["hit", "miss", "bypass"]
 Load = Callable[[], Awaitable[bytes]]
@@ -306,11 +307,12 @@ def make_cache(
     name: str,
     dependencies: Dependencies,
     is_pooled: bool = False,
+    breaker: Guard | None = None,
     harmless: tuple[type[BaseException], ...] = (),
     observe: Observer = nobody,
 ) -> Cache:
     """The cache of that choice. `name` is what its connection to PostgreSQL is called there; `is_pooled` says that it leads
-    through a pooler in transaction mode."""
+    through a pooler in transaction mode. `breaker` is Redis's."""
     connect = postgres_session(database_url, name, is_pooled)
     cache: Cache
     store: Store = MemoryStore()
@@ -322,7 +324,7 @@ def make_cache(
     if choice.kind == "memory":
         keeper = Alone(store, connect, heard)
     elif choice.kind == "redis" and redis_url:
-        store = RedisStore(RedisLink(redis_url), dependencies.database, observe)
+        store = RedisStore(RedisLink(redis_url, breaker=breaker), dependencies.database, observe)
         keeper = Keeper(store, connect, heard)
     cache = Cache(store, keeper, dependencies=dependencies, harmless=harmless)
     return cache

@@ -23,7 +23,7 @@ import msgspec
 from gateway.cache.store import Entry, Found, Key, StoreDown, new_token
 from gateway.coalesce import Coalescer
 from gateway.events import BatchAnswered, Observer, nobody, timeline
-from gateway.redis_wire import Command, RedisDown, RedisWire
+from gateway.redis_wire import Command, Guard, RedisDown, RedisWire
 
 logger = logging.getLogger("gateway.cache")
 
@@ -58,8 +58,8 @@ class Link(Protocol):
 class RedisLink:
     """A connection to one Redis. No trip lasts longer than `timeout_seconds`, and none is tried again."""
 
-    def __init__(self, url: str, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
-        self._wire = RedisWire(url, timeout_seconds, identified=True)
+    def __init__(self, url: str, timeout_seconds: float = TIMEOUT_SECONDS, breaker: Guard | None = None) -> None:
+        self._wire = RedisWire(url, timeout_seconds, identified=True, breaker=breaker)
 
     async def trip(self, commands: Sequence[Command]) -> tuple[list[Any], bytes]:
         """One round trip. Raises StoreDown."""

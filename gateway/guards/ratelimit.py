@@ -20,6 +20,7 @@ import msgspec
 from gateway.errors import ConfigurationError, RateLimited
 from gateway.events import Observer, nobody
 from gateway.guards.windows import Charge, MemoryStorage, RedisStorage, StorageDown
+from gateway.redis_wire import Guard
 
 Header = tuple[bytes, bytes]
 
@@ -116,10 +117,13 @@ class RateLimiter:
         clock: Callable[[], float] | None = None,
         redis: RedisStorage | None = None,
         observe: Observer = nobody,
+        breaker: Guard | None = None,
     ) -> None:
         self.default = None if default is None else default_limit(default)
         self.memory = MemoryStorage(clock or time.monotonic)
-        self.redis = RedisStorage(redis_url, clock=clock, observe=observe) if redis is None and redis_url else redis
+        self.redis = (
+            RedisStorage(redis_url, clock=clock, observe=observe, breaker=breaker) if redis is None and redis_url else redis
+        )
         self.checks = 0
         self.refusals = 0
         self.refused = {"address": 0, "subject": 0}

@@ -26,7 +26,7 @@ from limits.aio.storage import SlidingWindowCounterSupport, Storage
 
 from gateway.coalesce import Coalescer
 from gateway.events import BatchAnswered, Observer, nobody, timeline
-from gateway.redis_wire import Command, RedisDown, RedisWire, Refused
+from gateway.redis_wire import Command, Guard, RedisDown, RedisWire, Refused
 
 logger = logging.getLogger("gateway.ratelimit")
 
@@ -262,9 +262,10 @@ class RedisStorage(_SlidingWindows):
         probe_seconds: float = REDIS_PROBE_SECONDS,
         clock: Callable[[], float] | None = None,
         observe: Observer = nobody,
+        breaker: Guard | None = None,
     ) -> None:
         super().__init__()
-        self._wire = RedisWire(url, timeout_seconds)
+        self._wire = RedisWire(url, timeout_seconds, breaker=breaker)
         self._probe_seconds = probe_seconds
         self._clock = clock
         self._batches: Coalescer[Sequence[Charge], Taken] = Coalescer(

@@ -14,7 +14,7 @@ Check = Callable[[], Awaitable[tuple[bool, str]]]
 """Whether a dependency is well, and a reason in words."""
 
 Notice = tuple[str, str]
-"""What is not as it should be, in a word (`broken`, `behind`, `ahead`), and a reason in words."""
+"""What is not as it should be, in a word (`broken`, `degraded`, `behind`, `ahead`), and a reason in words."""
 
 
 def _health(well: bool, checks: Mapping[str, Any]) -> Response:

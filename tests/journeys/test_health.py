@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+import re
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import httpx
 import pytest
 
 from gateway import embedded, migrate
 from tests.conftest import throwaway_database
 from tests.journeys.answers import check_answer, gateway_over
-from tests.journeys.processes import run
+from tests.journeys.processes import PATIENCE_SECONDS, run
 from tests.serving import running, settings_for, write_resources
 
 pytestmark = pytest.mark.xdist_group("health")
@@ -119,3 +122,35 @@ def test_without_its_database_a_gateway_is_live_and_not_ready(server_directory: 
         with embedded.postgres(server_directory, durable=False):
             assert client.get("/health/ready").status_code == 200
             assert client.get("/api/v1/categories").status_code == 200
+
+
+def test_a_redis_that_is_away_is_told_of_and_keeps_nobody_from_being_served(
+    migrated: str, server_directory: Path, tmp_path: Path
+) -> None:
+    resources = write_resources(tmp_path / "resources", {"categories": GOOD})
+    with ExitStack() as serving:
+        with embedded.valkey(server_directory) as redis:
+            settings = settings_for(migrated, resources, REDIS_URL=redis, RATE_LIMIT="100000/minute")
+            client = serving.enter_context(running(settings))
+            assert "redis" not in client.get("/health/ready").json()["checks"]
+        await_check(lambda: "redis" in told(client))
+        ready = client.get("/health/ready")
+        assert ready.status_code == 200
+        assert ready.json()["checks"]["redis"]["status"] == "degraded"
+        assert re.search(r'^circuit_breaker_state\{name="redis"\} [12]', client.get("/metrics").text, re.MULTILINE)
+        with embedded.valkey(server_directory):
+            await_check(lambda: "redis" not in told(client))
+
+
+def told(client: httpx.Client) -> dict[str, object]:
+    """The checks of a gateway that serves well, as each of its answers shows."""
+    assert client.get("/api/v1/categories").status_code == 200
+    checks: dict[str, object] = client.get("/health/ready").json()["checks"]
+    return checks
+
+
+def await_check(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
