@@ -211,9 +211,11 @@ class Gateway:
         trusted = trusted_networks(settings.trusted_proxies)
         admission = Admission(self.limiter, self._verifier, settings.auth_issuer or "", trusted)
         always = SECURITY if self._verifier is None else (*SECURITY, *PRIVATE)
-        edge = Edge(settings.max_body_bytes, always, cors(settings.cors_origins), self.observe, self.traces.begin)
+        edge = Edge(
+            settings.max_body_bytes, always, cors(settings.cors_origins), self.observe, self.traces.begin, settings.server_timing
+        )
         self._data = DataRoutes(lambda: self._serving, admission, edge, self.reloader.catch_up)
-        self._other = RequestIds(self._starlette(), self.observe)
+        self._other = RequestIds(self._starlette(), self.observe, settings.server_timing)
         self.metrics.read(self._readings())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -48,6 +48,7 @@ class Settings(msgspec.Struct, frozen=True):
     log_level: str
     log_slow_seconds: float
     trace_sql_comments: bool
+    server_timing: Literal["asked", "on", "off"]
     service_name: str
     cors_origins: tuple[str, ...]
     trusted_proxies: tuple[str, ...]
@@ -238,6 +239,9 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("LOG_LEVEL", _one_of(*LOG_LEVELS), "info", "", "least severe message that is logged"),
     Variable("LOG_SLOW_SECONDS", _number(0, 3600), "1", "seconds", "a statement takes, and then has a line in the log"),
     Variable("TRACE_SQL_COMMENTS", _SWITCH, "off", "", "on: statements of sampled requests end with their traceparent"),
+    Variable(
+        "SERVER_TIMING", _one_of("asked", "on", "off"), "asked", "", "who is told where a request's time went: all, with on"
+    ),
     Variable("SERVICE_NAME", _NAME, "db-service", "", "name in logs, metrics and traces"),
     Variable(
         "CORS_ORIGINS",

@@ -179,10 +179,12 @@ SECURITY_OF_PAGES: tuple[Header, ...] = (*_EVERYWHERE, (b"x-frame-options", b"DE
 """On pages for people, which have a Content-Security-Policy of their own."""
 
 METHODS = b"GET, HEAD, POST, PATCH, DELETE, OPTIONS"
-REQUEST_HEADERS = b"Authorization, Content-Type, If-Match, If-None-Match, Idempotency-Key, X-Request-Id, Cache-Control"
+REQUEST_HEADERS = (
+    b"Authorization, Content-Type, If-Match, If-None-Match, Idempotency-Key, X-Request-Id, Cache-Control, Server-Timing"
+)
 EXPOSED_HEADERS = (
     b"Link, Location, ETag, Allow, WWW-Authenticate, X-Request-Id, RateLimit, RateLimit-Policy, Retry-After, Age, X-Cache, "
-    b"Deprecation, Sunset"
+    b"Server-Timing, Deprecation, Sunset"
 )
 PREFLIGHT_SECONDS = b"600"
 VARY_ORIGIN: Header = (b"vary", b"origin")

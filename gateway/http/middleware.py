@@ -14,6 +14,7 @@ from gateway.errors import ERRORS, GatewayError, InternalError, MethodNotAllowed
 from gateway.events import Observer, RequestEnded, Timeline, keep_timeline, nobody
 from gateway.http.requests import read_headers
 from gateway.http.responses import problem_response
+from gateway.http.timing import Mode, is_wanted, server_timing
 
 logger = logging.getLogger("gateway.http")
 
@@ -26,16 +27,18 @@ CODES = {error.status: error.code for error in ERRORS}
 class RequestIds:
     """Adds `X-Request-Id` to every HTTP answer of `app`, answers 500 for what it raises, and tells `observe` of each."""
 
-    def __init__(self, app: ASGIApp, observe: Observer = nobody) -> None:
+    def __init__(self, app: ASGIApp, observe: Observer = nobody, timing: Mode = "asked") -> None:
         self.app = app
         self._observe = observe
+        self._timing = timing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         began = time.perf_counter()
-        request_id = read_headers(scope).request_id
+        headers = read_headers(scope)
+        request_id = headers.request_id
         noted = Timeline(request_id.decode(), route_of(scope["path"]))
         keep_timeline(noted)
         started, status = False, 500
@@ -44,7 +47,10 @@ class RequestIds:
             nonlocal started, status
             if message["type"] == "http.response.start":
                 started, status = True, message["status"]
-                message = {**message, "headers": [*message["headers"], (b"x-request-id", request_id)]}
+                added = [(b"x-request-id", request_id)]
+                if is_wanted(self._timing, headers.server_timing):
+                    added.append(server_timing(noted, began, time.perf_counter()))
+                message = {**message, "headers": [*message["headers"], *added]}
             await send(message)
 
         try:

@@ -47,6 +47,7 @@ from gateway.http.responses import (
     problem_response,
     row_response,
 )
+from gateway.http.timing import Mode, is_wanted, server_timing
 from gateway.pipeline import Pipeline
 from gateway.query.ast import States
 from gateway.query.plan import refuse_parameters
@@ -79,13 +80,15 @@ class Serving(msgspec.Struct, frozen=True, eq=False):
 
 class Edge(msgspec.Struct, frozen=True, eq=False):
     """What holds for every request: `always` are headers of every answer, `cors` None where no other origin may read.
-    `observe` hears of every request, `begin` says where it stands in a trace."""
+    `observe` hears of every request, `begin` says where it stands in a trace, `timing` who is told
+    where the time went."""
 
     max_body_bytes: int
     always: tuple[Header, ...]
     cors: Cors | None
     observe: Observer = nobody
     begin: Callable[[bytes, bytes], Trace | None] = lambda _traceparent, _tracestate: None
+    timing: Mode = "asked"
 
 
 class DataRoutes:
@@ -110,6 +113,7 @@ class DataRoutes:
         headers = read_headers(scope)
         noted = Timeline(headers.request_id.decode(), UNKNOWN_ROUTE, self._edge.begin(headers.traceparent, headers.tracestate))
         keep_timeline(noted)
+        noted.note("parse", began)
         visitor = Visitor()
         status, error_code = CLIENT_LEFT, ""
         self.in_flight += 1
@@ -117,6 +121,8 @@ class DataRoutes:
             response, always, error_code = await self._respond(scope, headers, visitor, receive)
             status = response.status
             rendering = time.perf_counter()
+            if is_wanted(self._edge.timing, headers.server_timing):
+                always += (server_timing(noted, began, rendering),)
             await send_response(send, response, headers.request_id, always, with_body=scope["method"] != "HEAD")
             noted.note("render", rendering)
         except ClientLeft:
@@ -229,7 +235,7 @@ class DataRoutes:
         states = _condition(resource, key, headers)
         if key is None:
             media_type(headers, JSON_TYPES)
-            body = await read_body_within(headers, receive, self._edge.max_body_bytes)
+            body = await self._body(headers, receive)
             with self._deadlines.within(pipeline.bound_seconds(resource)):
                 created = await pipeline.create_row(resource, body, grant)
             return created_response(created, scope["raw_path"].decode("latin-1"))
@@ -238,10 +244,17 @@ class DataRoutes:
                 await pipeline.delete_row(resource, key, grant, states)
             return NO_CONTENT
         merge = media_type(headers, PATCH_TYPES) == b"application/merge-patch+json"
-        body = await read_body_within(headers, receive, self._edge.max_body_bytes)
+        body = await self._body(headers, receive)
         with self._deadlines.within(pipeline.bound_seconds(resource)):
             row = await pipeline.patch_row(resource, key, body, merge, grant, states)
         return row_response(row)
+
+    async def _body(self, headers: Headers, receive: Receive) -> bytes:
+        began = time.perf_counter()
+        try:
+            return await read_body_within(headers, receive, self._edge.max_body_bytes)
+        finally:
+            timeline().note("parse", began)
 
 
 def _condition(resource: Resource, key: tuple[str, ...] | None, headers: Headers) -> States | None:
@@ -287,8 +300,11 @@ async def _read(
         return response
     parameters = parse_parameters(query) if query else {}
     row, freshness = await serving.pipeline.read_row(resource, key, parameters, grant, refresh)
+    began = time.perf_counter()
     timeline().rows = 1
-    return row_response(row, freshness, headers)
+    response = row_response(row, freshness, headers)
+    timeline().note("render", began)
+    return response
 
 
 def _document(serving: Serving, version: str, method: str, caller: Caller | None) -> Response:

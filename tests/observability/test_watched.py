@@ -167,6 +167,35 @@ def test_requests_that_share_a_statement_each_tell_of_it(database: str, resource
     assert all("things" in attributes(span)["db.query.text"] for span in statements)
 
 
+def timed(answer: httpx.Response) -> dict[str, float]:
+    """The stages that a Server-Timing header tells of."""
+    told = (part.partition(";dur=") for part in answer.headers["server-timing"].split(", "))
+    return {name: float(milliseconds) for name, _, milliseconds in told}
+
+
+def test_who_asks_is_told_where_the_time_went(database: str, resources: Path) -> None:
+    asked = {"server-timing": "?1"}
+    with running(settings_for(database, resources, WORKERS="1")) as client:
+        assert "server-timing" not in client.get("/api/v1/things/1").headers
+        assert "server-timing" not in client.get("/api/v1/things/1", headers={"server-timing": "?0"}).headers
+        first, again = client.get("/api/v1/things/2", headers=asked), client.get("/api/v1/things/2", headers=asked)
+        refused = client.get("/api/v1/nothing", headers=asked)
+        written = client.post("/api/v1/things", json={"id": 99}, headers=asked)
+        health = client.get("/health/live", headers=asked)
+    assert timed(first).keys() == {"token", "parse", "plan", "cache", "pool", "db", "render", "total"}
+    assert timed(again).keys() == {"token", "parse", "plan", "cache", "render", "total"}
+    assert timed(refused).keys() >= {"token", "total"}
+    assert timed(written).keys() >= {"token", "parse", "plan", "db", "total"}
+    assert timed(health).keys() == {"total"}
+
+
+@pytest.mark.parametrize(("mode", "told"), [("on", True), ("off", False)])
+def test_the_operator_settles_who_is_told(database: str, resources: Path, mode: str, told: bool) -> None:
+    with running(settings_for(database, resources, SERVER_TIMING=mode)) as client:
+        assert ("server-timing" in client.get("/api/v1/things/1").headers) is told
+        assert ("server-timing" in client.get("/api/v1/things/1", headers={"server-timing": "?1"}).headers) is told
+
+
 def test_a_sampled_request_can_say_in_sql_which_trace_it_is_of(database: str, resources: Path, receiver: Receiver) -> None:
     async def last_query() -> str:
         connection = await asyncpg.connect(database)
