@@ -170,6 +170,7 @@ for name in READY_SECONDS ROLLBACK_SECONDS STOP_SECONDS; do
 	[[ ${!name} =~ ^[0-9]{1,4}$ ]] || refuse "$name: held \"${!name}\"; takes whole seconds"
 done
 [[ -r $ENV_FILE ]] || refuse "ENV_FILE: $ENV_FILE cannot be read"
+grep --quiet '^REDIS_URL=.' "$ENV_FILE" || refuse "ENV_FILE: $ENV_FILE has no REDIS_URL; each instance would cache for itself, and answer what another made old"
 [[ -d $(dirname "$UPSTREAM_FILE") ]] || refuse "UPSTREAM_FILE: $(dirname "$UPSTREAM_FILE") is no directory"
 for command in docker curl flock; do
 	command -v "$command" >/dev/null || refuse "$command is not installed"

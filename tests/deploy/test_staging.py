@@ -63,24 +63,26 @@ def roll(directory: Path, ports: tuple[int, ...], *arguments: str, **variables: 
     )
 
 
-def furnish(directory: Path, database_url: str) -> None:
+def furnish(directory: Path, database_url: str, redis_url: str = "redis://nowhere/0") -> None:
     """A machine's files: a `docker`, the gateway's settings, and where nginx finds its upstreams."""
     (directory / "bin").mkdir()
     docker = directory / "bin" / "docker"
     docker.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m tests.deploy.engine "$@"\n')
     docker.chmod(0o755)
-    settings = f"DATABASE_URL={database_url}\nAUTH=off\nRATE_LIMIT=off\nDATABASE_POOL_MIN=1\nSHUTDOWN_DRAIN_SECONDS=1\n"
+    given = {"AUTH": "off", "RATE_LIMIT": "off", "DATABASE_POOL_MIN": "1", "SHUTDOWN_DRAIN_SECONDS": "1"}
+    given |= {"DATABASE_URL": database_url, "REDIS_URL": redis_url}
+    settings = "".join(f"{name}={value}\n" for name, value in given.items())
     (directory / "gateway.env").write_text(settings)
     (directory / "nginx" / "upstream").mkdir(parents=True)
 
 
 @pytest.fixture(scope="module")
-def host(postgres_url: str) -> Iterator[Host]:
+def host(postgres_url: str, redis_url: str) -> Iterator[Host]:
     """nginx runs, and both instances of version 1, put there by the script itself."""
     tool("nginx")
     with ExitStack() as stack:
         directory = stack.enter_context(throwaway_directory())
-        furnish(directory, stack.enter_context(throwaway_database(postgres_url)))
+        furnish(directory, stack.enter_context(throwaway_database(postgres_url)), redis_url)
         ports = (free_port(), free_port())
         stack.callback(_end_all, directory)
         proxy = stack.enter_context(proxying(directory / "nginx", [f"127.0.0.1:{port} down" for port in ports]))
@@ -172,6 +174,13 @@ def test_a_second_run_at_once_is_refused(host: Host) -> None:
         told = host.roll("gateway:2")
         holder.stdin.close()
     assert (told.returncode, told.stderr) == (1, "staging: another run is under way\n")
+
+
+def test_instances_that_would_cache_each_for_itself_are_refused(tmp_path: Path) -> None:
+    furnish(tmp_path, "postgresql://somebody@127.0.0.1/nothing", redis_url="")
+    told = roll(tmp_path, (8001, 8002), "gateway:2")
+    assert (told.returncode, "has no REDIS_URL" in told.stderr) == (1, True)
+    assert not (tmp_path / "calls").exists()
 
 
 def test_a_dry_run_changes_nothing_and_says_all(tmp_path: Path) -> None:
