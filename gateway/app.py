@@ -38,6 +38,7 @@ from gateway.definitions.load import load_directory
 from gateway.definitions.model import Fault, Loaded
 from gateway.errors import ConfigurationError, NotWritten, Unavailable, Unreachable
 from gateway.events import Observer, together
+from gateway.guards.gate import Gate
 from gateway.guards.grants import Policy, Unrestricted
 from gateway.guards.jwks import Jwks, JwksOptions
 from gateway.guards.policy import STANDARD_CLAIMS, AccessRow, access_table, access_warnings, check_access
@@ -198,6 +199,7 @@ class Gateway:
             self.observe,
         )
         self._database = Database(self.pool, observe=self.observe, comments=settings.trace_sql_comments)
+        self.gate = Gate(2 * settings.database_pool_max, settings.database_acquire_timeout_seconds / 2, self.observe)
         self._migrations = MigrationWatch(self._database, self.observe)
         self.cache: Cache | None = None
         self._draining = False
@@ -368,7 +370,7 @@ class Gateway:
             return response
 
         return Serving(
-            pipeline=Pipeline(catalog, self._database, self.cache, self.settings.cache_ttl_seconds, self.observe),
+            pipeline=Pipeline(catalog, self._database, self.cache, self.settings.cache_ttl_seconds, self.observe, self.gate),
             policy=policy,
             limits={
                 place: resource_limit(resource.definition.rate_limit, *place)
@@ -415,6 +417,9 @@ class Gateway:
             "cache_trusted": lambda: None if self.cache is None else self.cache.is_trusted,
             "rate_limit_refusals_total": lambda: self.limiter.refused,
             "rate_limit_store_errors_total": lambda: self.limiter.failures,
+            "admission_limit": lambda: self.gate.limit,
+            "admission_in_use": lambda: self.gate.in_use,
+            "admission_queue": lambda: self.gate.waiting,
             "catalog_resources": lambda: len(self.catalog.resources),
             "catalog_broken_resources": lambda: len(self.catalog.broken),
             "catalog_version": lambda: self.reloader.version,

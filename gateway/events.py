@@ -47,6 +47,12 @@ class MigrationsCompared(msgspec.Struct, frozen=True):
     behind: int
 
 
+class Shed(msgspec.Struct, frozen=True):
+    """A request was refused, for there is more to do than can be done. `reason`: busy (the database), late (this process)."""
+
+    reason: Literal["busy", "late"]
+
+
 class Reloaded(msgspec.Struct, frozen=True):
     """A reload is over. What is served is by the files and tables of now, or, where it was refused for `reason`, as before."""
 
@@ -126,11 +132,11 @@ class Trace(msgspec.Struct, frozen=True):
 class Timeline:
     """The stages and statements of one request. A stage may come several times; stages may lie within each other.
 
-    `route` is a template, never a path. `cache` is hit, miss, bypass or empty, `rows` how many the answer shows, None where it
-    is not about rows.
+    `route` is a template, never a path, and `client` is who asks, for fairness among clients: it is never told. `cache` is hit,
+    miss, bypass or empty, `rows` how many the answer shows, None where it is not about rows.
     """
 
-    __slots__ = ("cache", "request_id", "route", "rows", "stages", "statements", "trace")
+    __slots__ = ("cache", "client", "request_id", "route", "rows", "stages", "statements", "trace")
 
     def __init__(self, request_id: str = "", route: str = "", trace: Trace | None = None) -> None:
         self.request_id = request_id
@@ -139,6 +145,7 @@ class Timeline:
         self.stages: list[Stage] = []
         self.statements: list[StatementRan] = []
         self.cache = ""
+        self.client = ""
         self.rows: int | None = None
 
     def note(self, stage: str, began: float) -> float:

@@ -33,6 +33,7 @@ from gateway.errors import (
     ValidationFailed,
 )
 from gateway.events import Observer, Purpose, nobody, timeline
+from gateway.guards.gate import Gate
 from gateway.query.ast import EVERYTHING, Count, GetPlan, Grant, ListPlan, ListRequest, States, WritePlan, WriteShape
 from gateway.query.cursor import MAX_CURSOR_CHARACTERS, Cursor, encode_cursor
 from gateway.query.payload import plan_create, plan_delete, plan_patch
@@ -44,6 +45,8 @@ from gateway.reads import Reads
 GRACE_SECONDS = 0.7
 """For what an operation waits for beside its statement. A little more than `Database.fetch` takes, whose word is better."""
 
+MAX_AT_ONCE = 10_000
+"""Requests at the database, where nobody says otherwise."""
 MAX_POINT_BATCH, MAX_LIST_BATCH = 128, 16
 """Requests that one statement answers at the most: points cost microseconds each, lists a good part of a millisecond."""
 
@@ -99,6 +102,7 @@ class Pipeline:
         cache: Cache | None = None,
         cache_ttl_seconds: float = 0,
         observe: Observer = nobody,
+        gate: Gate | None = None,
     ) -> None:
         self.catalog = catalog
         self.database = database
@@ -109,6 +113,7 @@ class Pipeline:
         self._changed: dict[str, tuple[str, ...]] = {}
         self.plans = Plans()
         self.statements = Statements()
+        self.gate = gate or Gate(MAX_AT_ONCE, MAX_AT_ONCE)
         self.reads = Reads(database, observe)
 
     def resource(self, version: str, name: str) -> Resource:
@@ -196,7 +201,8 @@ class Pipeline:
     async def _get(self, resource: Resource, plan: GetPlan) -> Row:
         statement = self.statements.get(plan.shape, resource)
         try:
-            rows = await self.reads.fetch(statement, plan.values, resource.timeout_seconds, MAX_POINT_BATCH)
+            async with self.gate.slot(timeline().client):
+                rows = await self.reads.fetch(statement, plan.values, resource.timeout_seconds, MAX_POINT_BATCH)
         except Violation:
             raise NotFound from None  # the key is text that PostgreSQL does not read as the column's type
         if not rows:
@@ -271,25 +277,31 @@ class Pipeline:
 
     async def _read(self, resource: Resource, statement: ReadStatement, values: tuple[Any, ...]) -> Rows:
         try:
-            return await self.reads.fetch(statement, values, resource.timeout_seconds, MAX_LIST_BATCH)
+            async with self.gate.slot(timeline().client):
+                return await self.reads.fetch(statement, values, resource.timeout_seconds, MAX_LIST_BATCH)
         except Violation as violation:
             raise ValidationFailed(f"A value of the query {violation.refusal.message}.") from None
 
     async def _run(self, resource: Resource, sql: str, values: tuple[Any, ...], operation: str) -> Rows:
         try:
             purpose = Purpose(operation, table_of(resource))
-            return await self.database.fetch(sql, values, resource.timeout_seconds, purpose=purpose)
+            async with self.gate.slot(timeline().client):
+                return await self.database.fetch(sql, values, resource.timeout_seconds, purpose=purpose)
         except Violation as violation:
             raise ValidationFailed(f"A value of the query {violation.refusal.message}.") from None
+
+    async def _fetch_written(self, resource: Resource, plan: WritePlan, sql: str, purpose: Purpose) -> Rows:
+        async with self.gate.slot(timeline().client):
+            return await self.database.fetch(sql, plan.values, resource.timeout_seconds, writing=True, purpose=purpose)
 
     async def _write(self, resource: Resource, plan: WritePlan, grant: Grant, key: tuple[str, ...] | None = None) -> Rows:
         sql = self.statements.write(plan.shape, resource)
         purpose = Purpose(plan.shape.operation, table_of(resource))
         try:
             if self.cache is None:
-                return await self.database.fetch(sql, plan.values, resource.timeout_seconds, writing=True, purpose=purpose)
+                return await self._fetch_written(resource, plan, sql, purpose)
             async with self.cache.writing(self._changed_by(resource)):
-                return await self.database.fetch(sql, plan.values, resource.timeout_seconds, writing=True, purpose=purpose)
+                return await self._fetch_written(resource, plan, sql, purpose)
         except Violation as violation:
             if key is not None and violation.refusal.kind == "value":
                 await self._find(resource, key, grant)  # NotFound where it is the key that cannot be read

@@ -66,6 +66,10 @@ class Admission:
                 await self._count_subject(caller, limit, visitor)
         visitor.caller = caller
 
+    def client(self, scope: Scope, visitor: Visitor) -> str:
+        """Who asks, for fairness among clients: the token's subject, or the address."""
+        return client_address(scope, self._trusted) if visitor.caller is None else f"subject {visitor.caller.subject}"
+
     async def _count(self, scope: Scope, limit: Limit, visitor: Visitor, caller: Caller | None) -> None:
         address = (address_key(client_address(scope, self._trusted)), limit)
         if caller is None:

@@ -176,6 +176,7 @@ class DataRoutes:
         began = time.perf_counter()
         await self._admission.admit(scope, serving.limits.get((version, name)), visitor)
         noted.note("token", began)
+        noted.client = self._admission.client(scope, visitor)
         method: str = scope["method"]
         if name == "openapi.json" and key is None:
             noted.route = DOCUMENT_ROUTE

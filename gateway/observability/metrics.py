@@ -37,6 +37,7 @@ from gateway.events import (
     Reloaded,
     RequestEnded,
     Retried,
+    Shed,
     StatementRan,
 )
 
@@ -88,6 +89,10 @@ TABLE: tuple[Row, ...] = (
     Row("jwks_fetches_total", "counter", "Fetches of the issuer's keys.", ("outcome",)),
     Row("rate_limit_refusals_total", "counter", "Requests over a limit, by whom it counts.", ("kind",)),
     Row("rate_limit_store_errors_total", "counter", "Calls to the limits' store that failed."),
+    Row("requests_shed_total", "counter", "Requests refused for there was too much to do.", ("reason",)),
+    Row("admission_limit", "gauge", "Requests that may be at the database at once."),
+    Row("admission_in_use", "gauge", "Requests that are."),
+    Row("admission_queue", "gauge", "Requests that wait to be."),
     Row("catalog_resources", "gauge", "Resources that are served.", across="max"),
     Row("catalog_broken_resources", "gauge", "Resources that are not, for their faults.", across="max"),
     Row("catalog_version", "gauge", "Counts up with each reload that took effect.", across="max"),
@@ -101,6 +106,7 @@ ROWS: Mapping[str, Row] = {row.name: row for row in TABLE}
 COUNTED: Mapping[type[Event], tuple[str, tuple[str, ...]]] = {
     BreakerMoved: ("circuit_breaker_transitions_total", ("name", "state")),
     Retried: ("db_retries_total", ("reason",)),
+    Shed: ("requests_shed_total", ("reason",)),
     Reloaded: ("catalog_reloads_total", ("outcome",)),
 }
 """Events that only count: the metric, and the members that its labels are."""

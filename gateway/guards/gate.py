@@ -1,0 +1,216 @@
+"""How many requests may be at the database at once: an adaptive limit, a short line before it, and fairness among clients.
+
+What counts is a request about to read or write, not a connection: many reads share a statement (`reads`), and those that
+gather for the next one cost nothing but the wait. By Little's law as many requests are in at once as come out in a second,
+times the seconds that each stays; so with `stay_seconds` as the longest stay that is of use to a caller, the limit is the
+measured rate times that. Where the database slows down the rate falls, and the limit with it: a request that gets in is
+answered in time, and one that would not be is refused at once, while it has cost next to nothing.
+
+The rate is learned when the gate is busy; from one that is half empty only a higher rate is believed, for a low one is what
+was asked for. The limit is never below `least`, twice the pool: a statement in each connection, and one waiting for it.
+
+Beyond the limit a few wait, for `line_seconds` at the most: long enough to even out a burst, so short that who is refused
+hears it at once. Clients take turns in the line, whatever each has sent, and in a full one the client with the most places
+loses its newest, who has waited least. While others ask, no client has more than `SHARE` of what is inside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+
+from gateway.errors import NotSent
+from gateway.events import Observer, Shed, nobody
+
+FIRST_RATE = 1000.0
+"""Answers a second, before any have been measured."""
+MOST = 10_000
+WINDOW_SECONDS = 0.1
+SMOOTHING = 0.3
+LINE_SECONDS = 0.015
+LINE_PART = 8
+"""The line is the limit divided by this."""
+LEAST_LINE = 4
+SHARE = 0.75
+OTHERS_SECONDS = 5.0
+"""So long after two clients were seen the share holds: connections cannot be taken back from who has them."""
+
+Waiter = asyncio.Future[None]
+
+
+class Gate:
+    """Let in, or refused with NotSent. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        least: int,
+        stay_seconds: float,
+        observe: Observer = nobody,
+        clock: Callable[[], float] = time.perf_counter,
+        line_seconds: float = LINE_SECONDS,
+    ) -> None:
+        self._least = least
+        self._stay_seconds = stay_seconds
+        self._observe = observe
+        self._clock = clock
+        self._line_seconds = line_seconds
+        self._rate = FIRST_RATE
+        self.limit = self._limit_at(FIRST_RATE)
+        self.in_use = 0
+        self.waiting = 0
+        self._by_client: dict[str, int] = {}
+        self._line: dict[str, deque[Waiter]] = {}  # clients in the order of their next turn
+        self._last_client = ""
+        self._others_until = 0.0
+        self._window_began = clock()
+        self._answered = 0
+        self._most_in_use = 0
+
+    def slot(self, client: str) -> Slot:
+        """`async with gate.slot(client):` around what goes to the database. Raises NotSent where there is no room."""
+        return Slot(self, client)
+
+    # --- in ------------------------------------------------------------------------------------------------------------
+
+    def enter(self, client: str) -> bool:
+        """Takes a place at once; False where there is none."""
+        if client != self._last_client:
+            self._others_until = self._clock() + OTHERS_SECONDS if self._last_client else 0.0
+            self._last_client = client
+        if self.waiting or not self._has_room(client):
+            return False
+        self._take(client)
+        return True
+
+    def _has_room(self, client: str) -> bool:
+        if self.in_use >= self.limit:
+            return False
+        held = self._by_client.get(client, 0)
+        return held < self._share() or self._clock() >= self._others_until
+
+    def _share(self) -> float:
+        return self.limit * SHARE
+
+    def _take(self, client: str) -> None:
+        self.in_use += 1
+        self._by_client[client] = self._by_client.get(client, 0) + 1
+        if self.in_use > self._most_in_use:
+            self._most_in_use = self.in_use
+
+    async def wait(self, client: str) -> None:
+        """Waits in the line until there is a place, which then is taken. Raises NotSent."""
+        self._make_room_in_line(client)
+        waiter: Waiter = asyncio.get_running_loop().create_future()
+        self._line.setdefault(client, deque()).append(waiter)
+        self.waiting += 1
+        timer = asyncio.get_running_loop().call_later(self._line_seconds, _refuse, waiter)
+        try:
+            self._let_in()
+            await waiter
+        except NotSent:
+            self._observe(Shed("busy"))
+            raise
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self.leave(client, answered=False)  # was let in at the moment that it left
+            raise
+        finally:
+            timer.cancel()
+            self._step_out(client, waiter)
+
+    def _make_room_in_line(self, client: str) -> None:
+        """Raises NotSent where the line is full and no other client has more places in it than this one would."""
+        if self.waiting < max(LEAST_LINE, self.limit // LINE_PART):
+            return
+        heaviest = max(self._line, key=lambda name: len(self._line[name]))
+        if len(self._line[heaviest]) <= len(self._line.get(client, ())) + 1:
+            self._observe(Shed("busy"))
+            raise _no_room()
+        newest = self._line[heaviest][-1]
+        _refuse(newest)
+        self._step_out(heaviest, newest)
+
+    def _step_out(self, client: str, waiter: Waiter) -> None:
+        line = self._line.get(client)
+        if line is not None and waiter in line:
+            line.remove(waiter)
+            self.waiting -= 1
+            if not line:
+                del self._line[client]
+
+    # --- out -----------------------------------------------------------------------------------------------------------
+
+    def leave(self, client: str, answered: bool) -> None:
+        """Gives a place back. `answered` says that the database did its part."""
+        self.in_use -= 1
+        held = self._by_client[client] - 1
+        if held:
+            self._by_client[client] = held
+        else:
+            del self._by_client[client]
+        self._answered += answered
+        now = self._clock()
+        if now - self._window_began >= WINDOW_SECONDS:
+            self._measure(now)
+        if self.waiting:
+            self._let_in()
+
+    def _let_in(self) -> None:
+        """The next clients in turn, as many as there is room for."""
+        for client in list(self._line):
+            if self.in_use >= self.limit:
+                return
+            line = self._line.get(client)
+            while line and self._has_room(client):
+                waiter = line.popleft()
+                self.waiting -= 1
+                if waiter.done():
+                    continue
+                self._take(client)
+                waiter.set_result(None)
+                break
+            if line is not None:
+                del self._line[client]
+                if line:
+                    self._line[client] = line  # behind the others
+
+    def _measure(self, now: float) -> None:
+        rate = self._answered / (now - self._window_began)
+        if rate > self._rate or self._most_in_use * 2 >= self.limit:
+            self._rate += SMOOTHING * (rate - self._rate)
+            self.limit = self._limit_at(self._rate)
+        self._window_began, self._answered, self._most_in_use = now, 0, self.in_use
+
+    def _limit_at(self, rate: float) -> int:
+        return min(max(self._least, round(rate * self._stay_seconds)), MOST)
+
+
+class Slot:
+    """See `Gate.slot`."""
+
+    __slots__ = ("_client", "_gate")
+
+    def __init__(self, gate: Gate, client: str) -> None:
+        self._gate = gate
+        self._client = client
+
+    async def __aenter__(self) -> None:
+        if not self._gate.enter(self._client):
+            await self._gate.wait(self._client)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, _fault: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._gate.leave(self._client, kind is None or not issubclass(kind, NotSent))
+
+
+def _no_room() -> NotSent:
+    return NotSent("The service has more to do than it can; try again.")
+
+
+def _refuse(waiter: Waiter) -> None:
+    if not waiter.done():
+        waiter.set_exception(_no_room())
