@@ -12,7 +12,9 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
-from tests.journeys.answers import JSON, domain, links, made, problems
+from tests.journeys.answers import JSON, domain, gateway_over, links, made, problems
+from tests.journeys.test_attacks import execute
+from tests.serving import write_resources
 
 pytestmark = pytest.mark.xdist_group("crud")
 RESOURCES = sorted(path.stem for path in Path("resources").glob("*.yaml"))
@@ -404,3 +406,18 @@ def test_a_body_over_the_limit_is_413_with_and_without_its_length(client: httpx.
     just = b'{"slug": "' + b"a" * (1048576 - 12) + b'"}'
     assert len(just) == 1048576
     assert client.post("/api/v1/categories", content=just, headers=JSON).status_code == 400
+
+
+def test_an_array_with_bounds_of_its_own_is_shown_as_elements_and_counts_from_one_once_written(
+    database_url: str, tmp_path: Path
+) -> None:
+    execute(database_url, "CREATE TABLE things (id int PRIMARY KEY, marks int[] NOT NULL)")
+    execute(database_url, "INSERT INTO things VALUES (1, '[5:6]={1,2}')")
+    with gateway_over(database_url, write_resources(tmp_path / "resources", {"things": ""})) as client:
+        path = "/api/v1/things"
+        shown = client.get(f"{path}/1").json()["data"]["marks"]
+        assert shown == [1, 2]
+        found = {op: len(client.get(path, params={f"marks[{op}]": "1,2"}).json()["data"]) for op in ("eq", "all", "any")}
+        assert found == {"eq": 0, "all": 1, "any": 1}
+        assert client.patch(f"{path}/1", json={"marks": shown}).status_code == 200
+        assert len(client.get(path, params={"marks[eq]": "1,2"}).json()["data"]) == 1

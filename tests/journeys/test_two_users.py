@@ -16,6 +16,7 @@ import base64
 import json
 import random
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -39,6 +40,7 @@ from gateway.query.operators import OPERATORS, Operator, operators_for, path_ope
 from tests.conftest import throwaway_database
 from tests.issuing import ALGORITHMS, AUDIENCE, EC, ISSUER, issuer, public, token
 from tests.journeys.answers import JSON, MERGE, check_answer, gateway_over, links
+from tests.journeys.test_attacks import execute
 from tests.serving import settings_for
 
 pytestmark = pytest.mark.xdist_group("two users")
@@ -568,12 +570,26 @@ def check_silence(request: Request, response: httpx.Response, secret: re.Pattern
     assert not leaked, (who, request, response.status_code, response.text, leaked)
 
 
+RECEIPTS = """
+key: id
+fields:
+  note: {column: internal_note, hidden: true}
+access:
+  admin:    {read: {}}
+  customer: {read: {rows: {user_id: $sub}}}
+"""
+"""A view of `orders`, with the rules for reading that they have."""
+
+
 @pytest.fixture(scope="module")
-def court(postgres_url: str) -> Iterator[Court]:
-    """The resources as they are, without limits and cache, for rows come and go behind the gateway's back."""
-    directory = REPOSITORY / "resources"
+def court(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Court]:
+    """The resources as they are, and a view, without limits and cache, for rows come and go behind the gateway's back."""
+    directory = tmp_path_factory.mktemp("court") / "resources"
+    shutil.copytree(REPOSITORY / "resources", directory)
+    (directory / "receipts.yaml").write_text(RECEIPTS)
     with throwaway_database(postgres_url) as url, issuer(public(EC)) as keys:
         migrate.upgrade(url)
+        execute(url, "CREATE VIEW receipts AS SELECT * FROM orders")
         catalog, faults = asyncio.run(assemble(settings_for(url, directory)))
         assert not faults
         assert {path.stem for path in directory.glob("*.yaml")} == {resource.name for resource in catalog.resources.values()}
@@ -639,6 +655,26 @@ def test_no_answer_to_a_read_has_a_byte_of_what_the_caller_cannot_see_or_depends
         finally:
             court.tables.put_back()
     assert asked > 200 * len(court.resources)
+
+
+def test_a_view_tells_no_more_than_the_table_below_it(court: Court) -> None:
+    view, orders = court.tables.catalog.resources["v1", "receipts"], court.resources["orders"]
+    for caller in court.callers:
+        secret, visible = court.markers(caller), court.visible(caller)
+        shown = {court.tables.key_of(view, row) for row in court.all_of(caller.headers, view)}
+        assert shown == visible["orders"]
+        theirs = court.others(orders, caller, visible)
+        requests = list(reads(view, court.rows_of(orders, caller.user), theirs, refused=not shown))
+        answers = [court.ask(caller, request) for request in requests]
+        for request, answer in zip(requests, answers, strict=True):
+            check_silence(request, answer, secret, caller.name)
+        court.tables.hide({"orders": set(court.keys["orders"].values()) - shown})
+        try:
+            for request, answer in zip(requests, answers, strict=True):
+                if answer.status_code in (200, 404) and '"count":"estimated"' not in answer.text:
+                    assert told(court.ask(caller, request)) == told(answer), (caller.name, request)
+        finally:
+            court.tables.put_back(["orders"])
 
 
 def _pages(court: Court, caller: Caller) -> list[httpx.Response]:
