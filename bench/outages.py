@@ -250,7 +250,10 @@ async def freeze(database: Postgres, load: Load, seconds: float) -> None:
     late = [answer for answer in answers if began + 8 < answer.sent < thawed - 1]
     after = [answer for answer in answers if answer.sent > thawed + 2]
     told("freeze", answers, first_2xx_after_it_thaws=first_good(answers, thawed), p99_from_8_s_on=p99(late))
-    told("    2 s after it", after)
+    connection = await asyncpg.connect(database.url)
+    backends = await connection.fetchval("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'db-service'")
+    await connection.close()
+    told("    2 s after it", after, backends=backends)
 
 
 async def slots(database: Postgres, load: Load, port: int) -> None:

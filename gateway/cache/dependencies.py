@@ -18,6 +18,7 @@ import msgspec
 from gateway.connect import Connection, connect
 
 CONNECT_TIMEOUT_SECONDS = 5.0
+READ_TIMEOUT_SECONDS = 30.0
 
 Edges = Mapping[str, frozenset[str]]
 
@@ -72,7 +73,9 @@ def _reached(edges: Edges, start: Iterable[str]) -> tuple[str, ...]:
 
 async def read_dependencies(database_url: str) -> Dependencies:
     """What the database's catalog says. Raises OSError, TimeoutError or asyncpg's errors."""
-    connection = await connect(database_url, timeout_seconds=CONNECT_TIMEOUT_SECONDS, statement_cache_size=0)
+    connection = await connect(
+        database_url, timeout_seconds=CONNECT_TIMEOUT_SECONDS, command_timeout=READ_TIMEOUT_SECONDS, statement_cache_size=0
+    )
     try:
         carried = await connection.fetch(NAMED.format(edges=CARRIED))
         made = await connection.fetch(NAMED.format(edges=MADE_FROM))

@@ -16,6 +16,8 @@ from gateway.connect import Connection, connect
 from gateway.errors import ConfigurationError, Unreachable
 
 CONNECT_TIMEOUT_SECONDS = 5.0
+READ_TIMEOUT_SECONDS = 30.0
+"""For each question to the database's catalog, which is a large one in some places."""
 
 
 async def read_tables(url: str, names: Collection[TableName]) -> Reflection:
@@ -23,7 +25,9 @@ async def read_tables(url: str, names: Collection[TableName]) -> Reflection:
     read."""
 
     async def open_one() -> Connection:
-        return await connect(url, timeout_seconds=CONNECT_TIMEOUT_SECONDS, statement_cache_size=0)
+        return await connect(
+            url, timeout_seconds=CONNECT_TIMEOUT_SECONDS, command_timeout=READ_TIMEOUT_SECONDS, statement_cache_size=0
+        )
 
     def adapted() -> Any:
         # As `async_creator` would have it, but for names that nobody else has: a pooler in transaction mode keeps the statements

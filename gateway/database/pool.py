@@ -16,6 +16,7 @@ import time
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
+import asyncpg
 import msgspec
 
 from gateway.connect import Connection, Connector
@@ -45,6 +46,8 @@ COMMAND_GRACE_SECONDS = 1.0
 """Past the statement timeout: the bound of what is sent without a bound of its own."""
 KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 25_000}
 """A peer that says nothing for 10 s is asked thrice, every 5 s, and then given up; so is what it does not acknowledge (in ms)."""
+FULL_PAUSE_SECONDS = 0.5
+"""How long a server that has no room for another connection is not asked for one."""
 MAINTENANCE_SECONDS = 5.0
 SHORTEST_MAINTENANCE_SECONDS = 0.1
 GOODBYE_SECONDS = 1.0
@@ -103,7 +106,7 @@ class Pool:
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_open = False
         self._handed_over = 0
-        self._doubted_at = self._may_leave_at = float("-inf")
+        self._doubted_at = self._may_leave_at = self._full_until = float("-inf")
         self._connector = Connector(options.url)
         self.departures = 0
         self._closing = False
@@ -311,7 +314,9 @@ class Pool:
         self._open_more(min(lacking, self.options.maximum - self.size))
 
     def _open_more(self, count: int) -> None:
-        for _ in range(0 if self._closing else count):
+        if self._closing or (count > 0 and time.monotonic() < self._full_until):
+            return
+        for _ in range(count):
             opening = asyncio.get_running_loop().create_task(self._open_one())
             self._openings[opening] = time.monotonic()
 
@@ -332,6 +337,9 @@ class Pool:
                 self._openings.pop(task, None)
         if connection is not None:
             self._put(self._member(connection))
+        elif isinstance(fault, asyncpg.TooManyConnectionsError) and self._in_use:
+            # Who waits does better with one of ours that comes free. The next opening is for a while from now.
+            self._full_until = time.monotonic() + FULL_PAUSE_SECONDS
         elif fault is not None:
             if waiter := self._next_waiter():
                 waiter.set_exception(fault)

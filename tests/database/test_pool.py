@@ -361,6 +361,32 @@ def test_a_server_that_does_not_answer_costs_no_more_than_the_acquire_timeout() 
     asyncio.run(run())
 
 
+def test_who_waits_while_the_server_is_full_gets_a_connection_that_comes_free(url: str) -> None:
+    async def run() -> None:
+        connection = await asyncpg.connect(url)
+        await connection.execute("CREATE ROLE few LOGIN CONNECTION LIMIT 1")
+        few = url.replace("postgres@/", "few@/")
+        try:
+            async with opened(few, maximum=3, acquire_timeout_seconds=10) as pool:
+                held = await pool.acquire()
+                waiting = [asyncio.create_task(pool.acquire()) for _ in range(2)]
+                await until(lambda: not pool._openings and pool.waiting == 2)
+                assert not any(task.done() for task in waiting)
+                pool.release(held)
+                assert await waiting[0] is held
+                pool.release(held)
+                assert await waiting[1] is held
+                pool.release(held)
+            async with opened(few, minimum=1), opened(few) as other:
+                with pytest.raises(asyncpg.TooManyConnectionsError):  # where there is none that could come free, it is told
+                    await other.acquire()
+        finally:
+            await connection.execute("DROP ROLE few")
+            await connection.close()
+
+    asyncio.run(run())
+
+
 # --- the end -----------------------------------------------------------------------------------------------------------
 
 
