@@ -33,6 +33,7 @@ from gateway.catalog.model import Catalog
 from gateway.database.execute import Database
 from gateway.database.inspect import FAULTS, read_tables, unreadable
 from gateway.database.pool import Pool, PoolOptions
+from gateway.database.replicas import ReplicaOptions, Replicas
 from gateway.database.sqlstate import Violation
 from gateway.definitions.load import load_directory
 from gateway.definitions.model import Fault, Loaded
@@ -166,6 +167,14 @@ def _tokens(settings: Settings) -> tuple[Jwks | None, TokenVerifier | None]:
     return jwks, TokenVerifier(jwks, rules)
 
 
+def _replicas(settings: Settings, database: Database, observe: Observer) -> Replicas | None:
+    """Who else answers reads; nobody where no replica is set."""
+    if not settings.database_replica_urls:
+        return None
+    options = ReplicaOptions(settings.database_replica_urls, settings.database_replica_max_lag_seconds, database.pool.options)
+    return Replicas(database, options, observe)
+
+
 # --- the service -------------------------------------------------------------------------------------------------------
 
 
@@ -199,8 +208,10 @@ class Gateway:
             self.observe,
         )
         self._database = Database(self.pool, observe=self.observe, comments=settings.trace_sql_comments)
-        self.gate = Gate(2 * settings.database_pool_max, settings.database_acquire_timeout_seconds / 2, self.observe)
+        servers = 1 + len(settings.database_replica_urls)
+        self.gate = Gate(2 * settings.database_pool_max * servers, settings.database_acquire_timeout_seconds / 2, self.observe)
         self._migrations = MigrationWatch(self._database, self.observe)
+        self.replicas = _replicas(settings, self._database, self.observe)
         self.cache: Cache | None = None
         self._draining = False
         self._redis_breaker = _redis_breaker(settings.redis_url, self.observe)
@@ -234,6 +245,8 @@ class Gateway:
         self.traces.start()
         if self._shared is not None:
             self._leaving = asyncio.get_running_loop().create_task(self._leave_metrics(self._shared))
+        if self.replicas is not None:
+            self.replicas.start()
         await self.limiter.start()
         if self.jwks is not None:
             await self.jwks.start()
@@ -307,6 +320,8 @@ class Gateway:
         if self._coming_up is not None:
             self._coming_up.cancel()
             await asyncio.wait([self._coming_up])
+        if self.replicas is not None:
+            await self.replicas.stop()
         await self._migrations.stop()
         await self.reloader.stop()
         await self._database.stop()
@@ -370,7 +385,9 @@ class Gateway:
             return response
 
         return Serving(
-            pipeline=Pipeline(catalog, self._database, self.cache, self.settings.cache_ttl_seconds, self.observe, self.gate),
+            pipeline=Pipeline(
+                catalog, self._database, self.cache, self.settings.cache_ttl_seconds, self.observe, self.gate, self.replicas
+            ),
             policy=policy,
             limits={
                 place: resource_limit(resource.definition.rate_limit, *place)
@@ -431,6 +448,8 @@ class Gateway:
                 "jwks_age_seconds": lambda: jwks.age_seconds,
                 "jwks_fetches_total": lambda: {"ok": jwks.fetches - jwks.failures, "failed": jwks.failures},
             }
+        if (replicas := self.replicas) is not None:
+            readings["replica_lag_bytes"] = lambda: {health.name: health.lag_bytes for health in replicas.health()}
         return readings
 
     def _breakers(self) -> tuple[Breaker, ...]:
@@ -476,8 +495,10 @@ class Gateway:
     def _notices(self) -> Mapping[str, Notice]:
         migrations, reload, redis = self._migrations.notice, self.reloader.notice, self._redis_breaker
         broken = {f"{version}/{name}": ("broken", reason) for (version, name), reason in self.catalog.broken.items()}
+        replicas = [] if self.replicas is None else self.replicas.health()
         return {
             **broken,
+            **{health.name: ("ok" if health.answers else "unavailable", str(health)) for health in replicas},
             **({"migrations": migrations} if migrations is not None else {}),
             **({"reload": ("broken", reload)} if reload else {}),
             **({"redis": REDIS_AWAY} if redis is not None and not redis.is_closed else {}),

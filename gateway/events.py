@@ -212,3 +212,10 @@ class BatchAnswered(msgspec.Struct, frozen=True, gc=False):
 
     kind: str
     size: int
+
+
+class ReplicaRead(msgspec.Struct, frozen=True, gc=False):
+    """A read that a replica might have answered. `outcome` is `replica`, `primary_behind` where none was known to have what the
+    read needed, or `primary_down` where none could be asked, or one was and failed."""
+
+    outcome: str

@@ -21,6 +21,7 @@ from gateway.cache.cache import Cache, Outcome
 from gateway.cache.keys import Keys
 from gateway.catalog.model import Catalog, Field, Resource
 from gateway.database.execute import Database, Rows
+from gateway.database.replicas import Need, Position, Replicas
 from gateway.database.sqlstate import OUTSIDE, Refusal, Violation
 from gateway.errors import (
     Conflict,
@@ -40,7 +41,7 @@ from gateway.query.payload import plan_create, plan_delete, plan_patch
 from gateway.query.plan import filter_values, plan_get, plan_list, readable_fields
 from gateway.query.plans import Plans
 from gateway.query.statements import ReadStatement, Statements, table_of
-from gateway.reads import Reads
+from gateway.reads import Fleet, Reads
 
 GRACE_SECONDS = 0.7
 """For what an operation waits for beside its statement. A little more than `Database.fetch` takes, whose word is better."""
@@ -86,6 +87,7 @@ class Created(msgspec.Struct, frozen=True):
 
 
 BYPASS = Freshness("bypass")
+ANYTHING = Need()
 _encode_page = msgspec.msgpack.Encoder().encode
 _decode_page = msgspec.msgpack.Decoder(Page).decode
 STATE_BYTES = 8
@@ -103,6 +105,7 @@ class Pipeline:
         cache_ttl_seconds: float = 0,
         observe: Observer = nobody,
         gate: Gate | None = None,
+        replicas: Replicas | None = None,
     ) -> None:
         self.catalog = catalog
         self.database = database
@@ -114,7 +117,8 @@ class Pipeline:
         self.plans = Plans()
         self.statements = Statements()
         self.gate = gate or Gate(MAX_AT_ONCE, MAX_AT_ONCE)
-        self.reads = Reads(database, observe)
+        self.replicas = replicas
+        self.reads: Reads | Fleet = Reads(database, observe) if replicas is None else Fleet(database, replicas, observe)
 
     def resource(self, version: str, name: str) -> Resource:
         """The resource of that name. Raises NotFound, or Unavailable for one whose file has faults."""
@@ -132,10 +136,16 @@ class Pipeline:
         """One page. Raises ValidationFailed and the database's errors."""
         return await self._list(resource, plan_list(resource, request, grant))
 
+    async def position(self) -> Position | None:
+        """Where the database's log stands, for a caller to bring back: replicas that have it have all that was written until
+        now. None where there are no replicas."""
+        return None if self.replicas is None else await self.replicas.position()
+
     async def list_query(
-        self, resource: Resource, query: bytes, grant: Grant = EVERYTHING, refresh: bool = False
+        self, resource: Resource, query: bytes, grant: Grant = EVERYTHING, refresh: bool = False, after: Position | None = None
     ) -> tuple[Page, Freshness]:
-        """One page, by a raw query string, whose plan is found again; from the cache, unless `refresh`.
+        """One page, by a raw query string, whose plan is found again; from the cache, unless `refresh`, or from a replica that
+        has all that was written before `after`.
 
         Raises as `list_rows` does.
         """
@@ -144,21 +154,28 @@ class Pipeline:
         timeline().note("plan", began)
         ttl_seconds = self._ttl_seconds(resource)
         if self.cache is None or not ttl_seconds:
-            return await self._list(resource, plan), BYPASS
+            return await self._list(resource, plan, self._need(after, refresh)), BYPASS
         made: Page | None = None
 
-        async def load() -> bytes:
+        async def load(since: float | None = None) -> bytes:
             nonlocal made
-            made = await self._list(resource, plan)
+            made = await self._list(resource, plan, None if since is None else Need(since=since))
             return _encode_page(made)
 
         key = self.keys.list(resource, plan, grant)
-        cached = await self.cache.read(key, self._made_from(resource), load, ttl_seconds, refresh)
+        load_since = None if self.replicas is None else load
+        cached = await self.cache.read(key, self._made_from(resource), load, ttl_seconds, refresh, load_since)
         return made or _decode_page(cached.body), Freshness(cached.outcome, cached.age_seconds)
 
-    async def _list(self, resource: Resource, plan: ListPlan) -> Page:
+    def _need(self, after: Position | None, refresh: bool) -> Need | None:
+        """What a read that is not kept must find; None for one that is the primary's."""
+        if refresh or self.replicas is None:
+            return None
+        return ANYTHING if after is None else Need(after)
+
+    async def _list(self, resource: Resource, plan: ListPlan, need: Need | None = None) -> Page:
         statement = self.statements.list(plan.shape, resource)
-        rows = await self._read(resource, statement, plan.values)
+        rows = await self._read(resource, statement, plan.values, need)
         total: int | None = None
         if plan.count == "exact":
             total = rows[0][0]
@@ -180,29 +197,34 @@ class Pipeline:
         parameters: Mapping[str, str],
         grant: Grant = EVERYTHING,
         refresh: bool = False,
+        after: Position | None = None,
     ) -> tuple[Row, Freshness]:
-        """The row, from the cache, unless `refresh`. Raises as `get_row` does."""
+        """The row, from the cache, unless `refresh`, or from a replica that has all that was written before `after`.
+
+        Raises as `get_row` does.
+        """
         began = time.perf_counter()
         plan = plan_get(resource, key, parameters, grant)
         timeline().note("plan", began)
         ttl_seconds = self._ttl_seconds(resource)
         if self.cache is None or not ttl_seconds:
-            return await self._get(resource, plan), BYPASS
+            return await self._get(resource, plan, self._need(after, refresh)), BYPASS
 
-        async def load() -> bytes:
-            row = await self._get(resource, plan)
+        async def load(since: float | None = None) -> bytes:
+            row = await self._get(resource, plan, None if since is None else Need(since=since))
             return row.state.to_bytes(STATE_BYTES, signed=True) + row.text.encode()
 
         place = self.keys.row(resource, plan, grant)
-        cached = await self.cache.read(place, self._made_from(resource), load, ttl_seconds, refresh)
+        load_since = None if self.replicas is None else load
+        cached = await self.cache.read(place, self._made_from(resource), load, ttl_seconds, refresh, load_since)
         row = Row(cached.body[STATE_BYTES:].decode(), int.from_bytes(cached.body[:STATE_BYTES], signed=True))
         return row, Freshness(cached.outcome, cached.age_seconds)
 
-    async def _get(self, resource: Resource, plan: GetPlan) -> Row:
+    async def _get(self, resource: Resource, plan: GetPlan, need: Need | None = None) -> Row:
         statement = self.statements.get(plan.shape, resource)
         try:
             async with self.gate.slot(timeline().client):
-                rows = await self.reads.fetch(statement, plan.values, resource.timeout_seconds, MAX_POINT_BATCH)
+                rows = await self.reads.fetch(statement, plan.values, resource.timeout_seconds, MAX_POINT_BATCH, need)
         except Violation:
             raise NotFound from None  # the key is text that PostgreSQL does not read as the column's type
         if not rows:
@@ -275,10 +297,12 @@ class Pipeline:
             tables = self._changed[resource.id] = self.cache.dependencies.changed_by(table_of(resource))
         return tables or ()
 
-    async def _read(self, resource: Resource, statement: ReadStatement, values: tuple[Any, ...]) -> Rows:
+    async def _read(
+        self, resource: Resource, statement: ReadStatement, values: tuple[Any, ...], need: Need | None = None
+    ) -> Rows:
         try:
             async with self.gate.slot(timeline().client):
-                return await self.reads.fetch(statement, values, resource.timeout_seconds, MAX_LIST_BATCH)
+                return await self.reads.fetch(statement, values, resource.timeout_seconds, MAX_LIST_BATCH, need)
         except Violation as violation:
             raise ValidationFailed(f"A value of the query {violation.refusal.message}.") from None
 

@@ -11,7 +11,7 @@ request holds up nobody: its statements then run side by side, as far as the poo
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Awaitable, Hashable, Sequence
 from typing import Any
 
 import msgspec
@@ -19,8 +19,9 @@ import msgspec
 from gateway.catalog.types import as_text
 from gateway.coalesce import Coalescer
 from gateway.database.execute import Database, Rows
+from gateway.database.replicas import Need, Replicas
 from gateway.database.sqlstate import Violation
-from gateway.errors import NotSent
+from gateway.errors import InternalError, NotSent, Unavailable
 from gateway.events import BatchAnswered, Observer, Timeline, keep_timeline, nobody, timeline
 from gateway.query.ast import Values
 from gateway.query.statements import MAX_STATEMENTS, ReadStatement
@@ -45,8 +46,18 @@ class Reads:
         self._observe = observe
         self._lanes: dict[tuple[str, float | None], _Lane] = {}
 
-    async def fetch(self, statement: ReadStatement, values: Values, timeout_seconds: float | None, max_batch: int) -> Rows:
-        """The rows of one request; not to be changed, for others may have got the same. Raises as `Database.fetch` does."""
+    async def fetch(
+        self,
+        statement: ReadStatement,
+        values: Values,
+        timeout_seconds: float | None,
+        max_batch: int,
+        _need: Need | None = None,
+    ) -> Rows:
+        """The rows of one request; not to be changed, for others may have got the same. Raises as `Database.fetch` does.
+
+        What a read may need is for a `Fleet`: one database has it all.
+        """
         lane = self._lanes.get((statement.sql, timeout_seconds))
         if lane is None:
             lane = self._open(statement, timeout_seconds, max_batch)
@@ -60,6 +71,44 @@ class Reads:
         lane = _Lane(self._database, statement, timeout_seconds, max_batch, self._observe)
         self._lanes[statement.sql, timeout_seconds] = lane
         return lane
+
+
+class Fleet:
+    """Reads of a primary and its replicas. What shares a statement is bound for the same server."""
+
+    def __init__(self, database: Database, replicas: Replicas, observe: Observer = nobody) -> None:
+        self._replicas = replicas
+        self._primary = Reads(database, observe)
+        self._reads = {replica.name: Reads(replica.database, observe) for replica in replicas.all}
+
+    def fetch(
+        self,
+        statement: ReadStatement,
+        values: Values,
+        timeout_seconds: float | None,
+        max_batch: int,
+        need: Need | None = None,
+    ) -> Awaitable[Rows]:
+        """As `Reads.fetch`, from a replica that has what `need` names, or the primary; from the primary where it is None."""
+        if need is None:
+            return self._primary.fetch(statement, values, timeout_seconds, max_batch)
+        return self._fetch(statement, values, timeout_seconds, max_batch, need)
+
+    async def _fetch(
+        self, statement: ReadStatement, values: Values, timeout_seconds: float | None, max_batch: int, need: Need
+    ) -> Rows:
+        replica = self._replicas.choose(need)
+        if replica is not None:
+            run = replica.run
+            try:
+                rows = await self._reads[replica.name].fetch(statement, values, timeout_seconds, max_batch)
+            except (Unavailable, InternalError):
+                self._replicas.failed(replica)
+            else:
+                if replica.run == run:  # another server may have come to stand there while this waited
+                    self._replicas.answered(replica)
+                    return rows
+        return await self._primary.fetch(statement, values, timeout_seconds, max_batch)
 
 
 class _Lane:

@@ -26,6 +26,8 @@ class Settings(msgspec.Struct, frozen=True):
 
     database_url: str | None
     database_pooler: Literal["none", "transaction"]
+    database_replica_urls: tuple[str, ...]
+    database_replica_max_lag_seconds: float
     database_pool_min: int
     database_pool_max: int
     database_idle_seconds: float
@@ -60,6 +62,7 @@ class Settings(msgspec.Struct, frozen=True):
         """Every setting, with the passwords in URLs masked: a log line or a traceback may show it."""
         shown = {name: getattr(self, name) for name in self.__struct_fields__}
         shown |= {name: masked(shown[name]) for name in ("database_url", "redis_url") if shown[name]}
+        shown["database_replica_urls"] = tuple(masked(url) for url in self.database_replica_urls)
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 
@@ -155,14 +158,21 @@ def _postgres(value: str) -> str | None:
     return value
 
 
-def _list(item: Callable[[str], str], takes: str, *, least: int = 0) -> Kind:
+def _replica(value: str) -> str:
+    """A URL of one server: what is known of a replica is known of that server."""
+    if not _postgres(value) or len(hosts(value)) > 1:
+        raise ValueError(value)
+    return value
+
+
+def _list(item: Callable[[str], str], takes: str, *, least: int = 0, is_url: bool = False) -> Kind:
     def parse(value: str) -> tuple[str, ...]:
         items = tuple(item(part.strip()) for part in value.split(",")) if value.strip() else ()
         if len(items) < least:
             raise ValueError(value)
         return items
 
-    return Kind(parse, takes)
+    return Kind(parse, takes, is_url=is_url)
 
 
 def _algorithm(value: str) -> str:
@@ -207,6 +217,20 @@ VARIABLES: tuple[Variable, ...] = (
         "the PostgreSQL to serve; of several host:port,host:port the one that takes writes; `gateway dev` makes one",
     ),
     Variable("DATABASE_POOLER", _one_of("none", "transaction"), "none", "", "what stands before the database, such as PgBouncer"),
+    Variable(
+        "DATABASE_REPLICA_URLS",
+        _list(_replica, "a list of postgresql://user:password@host:port/database, each of one server", is_url=True),
+        "",
+        "",
+        "streaming replicas that answer GETs; empty: the primary answers all",
+    ),
+    Variable(
+        "DATABASE_REPLICA_MAX_LAG_SECONDS",
+        _number(0.5, 3600),
+        "5",
+        "seconds",
+        "that what a replica shows of others' writes may be old",
+    ),
     Variable("DATABASE_POOL_MIN", _whole(0, 1000), "5", "connections", "kept open by each process"),
     Variable("DATABASE_POOL_MAX", _whole(1, 1000), "20", "connections", "at most, of each process"),
     Variable("DATABASE_IDLE_SECONDS", _number(1, 86400), "30", "seconds", "then an idle connection above the minimum is closed"),

@@ -11,6 +11,7 @@ import contextvars
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Protocol
 
@@ -28,6 +29,8 @@ from gateway.redis_wire import Guard
 
 Outcome = Literal["hit", "miss", "bypass"]
 Load = Callable[[], Awaitable[bytes]]
+LoadSince = Callable[[float], Awaitable[bytes]]
+"""Makes an answer that has everything in it that was committed before a moment of `time.monotonic()`."""
 
 JITTER = 0.1
 """The part of a TTL by which it is shortened or lengthened, so that what was kept together does not end together."""
@@ -38,6 +41,8 @@ the gateway has given up on it."""
 
 DOUBT_PAUSE_SECONDS = 1.0
 READY_SECONDS = 2.0
+MAX_STAMPS = 10_000
+"""Of which it is remembered when they were first seen."""
 
 
 class Cached(msgspec.Struct, frozen=True):
@@ -107,6 +112,7 @@ class Cache:
         self._clock = clock
         self._doubts: dict[tuple[str, ...], float] = {}
         self._loading: dict[tuple[bytes, bytes], tuple[asyncio.Task[bytes], Timeline]] = {}
+        self._seen: dict[bytes, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.hits = 0
         self.misses = 0
@@ -132,11 +138,21 @@ class Cache:
 
     # --- reading -------------------------------------------------------------------------------------------------------
 
-    async def read(self, key: Key, tables: tuple[str, ...], load: Load, ttl_seconds: float, refresh: bool = False) -> Cached:
+    async def read(
+        self,
+        key: Key,
+        tables: tuple[str, ...],
+        load: Load,
+        ttl_seconds: float,
+        refresh: bool = False,
+        load_since: LoadSince | None = None,
+    ) -> Cached:
         """The answer kept as `key`, or the one that `load` makes, which is then kept for `ttl_seconds`; 0 keeps nothing.
 
         `tables` are all those that the answer is made from. `refresh` makes it anew and keeps that. Callers that miss the same
         key under the same stamp share one load: it began after the stamp was read, and each of them has seen that stamp stand.
+        `load_since`, where it is given, makes what is kept on a miss, from a copy of the database that may lag: whatever
+        was written before the stamp was first seen it must have, and what is written later ends the stamp.
         Raises what `load` raises.
         """
         noted = timeline()
@@ -167,7 +183,18 @@ class Cache:
             return Cached(entry.body, "hit", max(0, int(self._clock() - entry.loaded_at)))
         self.misses += 1
         noted.cache = "miss"
+        if load_since is not None:
+            load = partial(load_since, self._first_seen(found.stamp))
         return Cached(await self._load_shared(key, found.stamp, load, ttl_seconds), "miss")
+
+    def _first_seen(self, stamp: bytes) -> float:
+        """When this process first missed under the stamp; now, for one that it does not remember."""
+        seen = self._seen.get(stamp)
+        if seen is None:
+            if len(self._seen) >= MAX_STAMPS:
+                del self._seen[next(iter(self._seen))]
+            seen = self._seen[stamp] = time.monotonic()
+        return seen
 
     async def _load_shared(self, key: Key, stamp: bytes, load: Load, ttl_seconds: float) -> bytes:
         place = (key.whole, stamp)

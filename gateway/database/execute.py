@@ -34,10 +34,18 @@ LEAST_STATEMENT_SECONDS = 0.05
 
 
 class Database:
-    """Runs statements. It knows SQL text and values, never a plan."""
+    """Runs statements. It knows SQL text and values, never a plan. `max_retries` 0 is for who has somewhere else to go."""
 
-    def __init__(self, pool: Pool, name: str = "database", observe: Observer = nobody, comments: bool = False) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        name: str = "database",
+        observe: Observer = nobody,
+        comments: bool = False,
+        max_retries: int = MAX_RETRIES,
+    ) -> None:
         self.pool = pool
+        self._max_retries = max_retries
         self.breaker = Breaker(name, pool.probe, observe=observe)
         self._budget = Budget()
         self._observe = observe
@@ -86,7 +94,7 @@ class Database:
             if not (kind.again == "always" or (kind.again == "unwritten" and not attempt.may_have_written)):
                 break
             pause = pause_seconds(retries)
-            if retries == MAX_RETRIES or time.monotonic() + pause > deadline or not self._budget.take():
+            if retries == self._max_retries or time.monotonic() + pause > deadline or not self._budget.take():
                 break
             retries += 1
             self._observe(Retried(kind.reason))

@@ -13,7 +13,7 @@ import logging
 import random
 import socket
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 import asyncpg
@@ -78,6 +78,10 @@ class WrongSession(ConfigurationError):
         super().__init__(f"DATABASE_POOLER: the connections behind the pooler lack settings that the gateway needs: {lines}")
 
 
+Approve = Callable[[Connection], Awaitable[None]]
+"""Looks at a new connection. Raises one of the driver's exceptions for one that is not to be used."""
+
+
 class _Member(msgspec.Struct):
     """A connection of the pool. Times are of the monotonic clock; `leaves` says that it is closed when it comes back."""
 
@@ -89,16 +93,17 @@ class _Member(msgspec.Struct):
 
 
 class Pool:
-    """Connections to one database. Used from one event loop; `open` before and `close` after. `departures` counts how often a
-    server was left.
+    """Connections to one database. Used from one event loop; `open` before and `close` after. `departures` counts how often
+    everything was dropped.
 
     A connection is idle, in use, or being opened, and counts towards the maximum in each. Who finds none idle waits in line;
     whatever comes free or is opened goes to the first in line, and an opening that fails is told to the first in line.
     """
 
-    def __init__(self, options: PoolOptions, observe: Observer = nobody) -> None:
+    def __init__(self, options: PoolOptions, observe: Observer = nobody, approve: Approve | None = None) -> None:
         self.options = options
         self._observe = observe
+        self._approve = approve
         self._idle: list[_Member] = []
         self._in_use: dict[Connection, _Member] = {}
         self._openings: dict[asyncio.Task[None], float] = {}  # and when each began
@@ -225,14 +230,20 @@ class Pool:
         if self._closing or now < self._may_leave_at:
             return
         self._may_leave_at = now + LEAVE_PAUSE_SECONDS
-        self.departures += 1
         logger.warning("database: the server takes no writes; its connections are dropped")
+        self.drop()
+        self._observe(PoolLeft(self.options.name))
+
+    def drop(self, in_use: bool = False) -> None:
+        """Every connection is thrown away: now, or, those in use, as they come back, unless `in_use` says now as well."""
+        self.departures += 1
         idle, self._idle = self._idle, []
         for member in idle:
             member.connection.terminate()
         for member in self._in_use.values():
             member.leaves = True
-        self._observe(PoolLeft(self.options.name))
+            if in_use:
+                member.connection.terminate()
 
     async def probe(self) -> None:
         """Raises where the server does not let us in and answer. The connection that it takes stays, where there is room.
@@ -369,6 +380,12 @@ class Pool:
         if options.is_pooled:
             await self._require_settings(connection)
         _keep_alive(connection)
+        if self._approve is not None:
+            try:
+                await self._approve(connection)
+            except BaseException:
+                connection.terminate()
+                raise
         return connection
 
     async def _require_settings(self, connection: Connection) -> None:

@@ -180,11 +180,12 @@ SECURITY_OF_PAGES: tuple[Header, ...] = (*_EVERYWHERE, (b"x-frame-options", b"DE
 
 METHODS = b"GET, HEAD, POST, PATCH, DELETE, OPTIONS"
 REQUEST_HEADERS = (
-    b"Authorization, Content-Type, If-Match, If-None-Match, Idempotency-Key, X-Request-Id, Cache-Control, Server-Timing"
+    b"Authorization, Content-Type, If-Match, If-None-Match, Idempotency-Key, X-Request-Id, Cache-Control, Server-Timing, "
+    b"X-Consistency-Token"
 )
 EXPOSED_HEADERS = (
     b"Link, Location, ETag, Allow, WWW-Authenticate, X-Request-Id, RateLimit, RateLimit-Policy, Retry-After, Age, X-Cache, "
-    b"Server-Timing, Deprecation, Sunset"
+    b"Server-Timing, Deprecation, Sunset, X-Consistency-Token"
 )
 PREFLIGHT_SECONDS = b"600"
 VARY_ORIGIN: Header = (b"vary", b"origin")

@@ -252,6 +252,10 @@ def _tag(resource: Resource) -> dict[str, str]:
 
 def _operation(resource: Resource, name: str, summary: str, success: dict[str, Any], **more: Any) -> dict[str, Any]:
     responses = success | _error_responses(OPERATION_ERRORS[name])
+    more["parameters"] = [*more.get("parameters", ()), _ref("parameters", "ConsistencyToken")]
+    if name not in ("list", "get"):
+        for response in success.values():
+            response["headers"]["X-Consistency-Token"] = _ref("headers", "X-Consistency-Token")
     return {
         "operationId": f"{resource.name}_{name}",
         "tags": [resource.name],
@@ -715,9 +719,20 @@ _COMMON_PARAMETERS: dict[str, Any] = {
         "description": "ETags that the caller has: 304 and no body where the row is still as one of them says.",
         "schema": {"type": "string", "pattern": rf"^(\*|{TAGS})$"},
     },
+    "ConsistencyToken": {
+        "name": "X-Consistency-Token",
+        "in": "header",
+        "description": "What the answer to the caller's last write brought, or several of these parted by commas: then this"
+        " answer has those writes in it, even where replicas answer reads.",
+        "schema": {"type": "string", "pattern": "^[0-9A-F]{24}(, *[0-9A-F]{24}){0,15}$"},
+    },
 }
 
 _HEADERS: dict[str, Any] = {
+    "X-Consistency-Token": {
+        "description": "For the caller's next requests, which will find this write; there only where replicas answer reads.",
+        "schema": {"type": "string", "pattern": "^[0-9A-F]{24}$"},
+    },
     "X-Request-Id": {
         "description": "Names this request in the logs.",
         "required": True,

@@ -59,6 +59,7 @@ class Headers(msgspec.Struct, frozen=True):
     tracestate: bytes = b""
     server_timing: bytes = b""
     accept: bytes = b""
+    consistency: bytes = b""
 
 
 _READ = frozenset(
@@ -74,9 +75,10 @@ _READ = frozenset(
         b"tracestate",
         b"server-timing",
         b"accept",
+        b"x-consistency-token",
     }
 )
-_LISTS = frozenset({b"if-match", b"if-none-match", b"tracestate"})
+_LISTS = frozenset({b"if-match", b"if-none-match", b"tracestate", b"x-consistency-token"})
 """Headers that may stand several times and are one list then."""
 
 
@@ -106,6 +108,7 @@ def read_headers(scope: Scope) -> Headers:
         told(b"tracestate", b""),
         told(b"server-timing", b""),
         told(b"accept", b""),
+        told(b"x-consistency-token", b""),
     )
 
 

@@ -16,6 +16,7 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from gateway.catalog.model import Catalog, Resource
+from gateway.database.replicas import UNKNOWN, Position, read_tokens
 from gateway.deadlines import Deadlines
 from gateway.definitions.model import Operation
 from gateway.errors import (
@@ -66,6 +67,9 @@ UNKNOWN_ROUTE = "/api/{unknown}"
 DOCUMENT_ROUTE = "/api/{version}/openapi.json"
 CLIENT_LEFT = 499
 """What nginx calls it: the caller was gone before there was an answer. It is only ever told to logs and metrics."""
+CONSISTENCY = b"x-consistency-token"
+DOUBTFUL = frozenset({408, 409, 412, 500, 503})
+"""Refusals of a write after which its caller reads what is there, and has to see what the primary saw."""
 
 
 class Serving(msgspec.Struct, frozen=True, eq=False):
@@ -218,7 +222,15 @@ class DataRoutes:
             return allow_response(allowed)
         if method not in allowed:
             raise MethodNotAllowed(allowed)
-        return await self._write(serving, resource, key, scope, headers, visitor.caller, receive)
+        if headers.consistency:
+            read_tokens(headers.consistency)
+        try:
+            response = await self._write(serving, resource, key, scope, headers, visitor.caller, receive)
+        except GatewayError as error:
+            if error.status in DOUBTFUL and serving.pipeline.replicas is not None:
+                error.headers = (*error.headers, (CONSISTENCY.decode(), UNKNOWN.token.decode()))
+            raise
+        return _marked(response, await serving.pipeline.position())
 
     async def _write(
         self,
@@ -281,6 +293,13 @@ def _not_here(header: str, message: str) -> ValidationFailed:
     return ValidationFailed("A header does not apply here.", [Problem(header, message)])
 
 
+def _marked(response: Response, position: Position | None) -> Response:
+    """The answer to a write, with what its caller brings back to find it."""
+    if position is None:
+        return response
+    return Response(response.status, (*response.headers, (CONSISTENCY, position.token)), response.body)
+
+
 async def _read(
     serving: Serving,
     resource: Resource,
@@ -292,15 +311,16 @@ async def _read(
     grant = serving.policy.grant(resource, "read", caller)
     query: bytes = scope["query_string"]
     refresh = b"no-cache" in headers.cache_control or b"no-store" in headers.cache_control
+    after = read_tokens(headers.consistency) if headers.consistency else None
     if key is None:
-        page, freshness = await serving.pipeline.list_query(resource, query, grant, refresh)
+        page, freshness = await serving.pipeline.list_query(resource, query, grant, refresh, after)
         began = time.perf_counter()
         timeline().rows = len(page.rows)
         response = page_response(page, scope["raw_path"].decode("latin-1"), query, freshness)
         timeline().note("render", began)
         return response
     parameters = parse_parameters(query) if query else {}
-    row, freshness = await serving.pipeline.read_row(resource, key, parameters, grant, refresh)
+    row, freshness = await serving.pipeline.read_row(resource, key, parameters, grant, refresh, after)
     began = time.perf_counter()
     timeline().rows = 1
     response = row_response(row, freshness, headers)

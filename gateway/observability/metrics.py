@@ -35,6 +35,7 @@ from gateway.events import (
     Handlers,
     MigrationsCompared,
     Reloaded,
+    ReplicaRead,
     RequestEnded,
     Retried,
     Shed,
@@ -77,6 +78,8 @@ TABLE: tuple[Row, ...] = (
     Row("db_retries_total", "counter", "Statements run once more, by what happened to them.", ("reason",)),
     Row("circuit_breaker_state", "gauge", "0 closed, 1 half-open, 2 open.", ("name",), across="max"),
     Row("circuit_breaker_transitions_total", "counter", "Changes of a breaker's state.", ("name", "state")),
+    Row("replica_lag_bytes", "gauge", "Of the primary's log that a replica has not replayed.", ("replica",), across="max"),
+    Row("replica_reads_total", "counter", "Reads that a replica might have answered, by who did.", ("outcome",)),
     Row("coalesced_batch_size", "histogram", "Questions that one call answered.", ("kind",), SIZES),
     Row("cache_hits_total", "counter", "Reads answered from the cache."),
     Row("cache_misses_total", "counter", "Reads that the cache had no answer to."),
@@ -108,6 +111,7 @@ COUNTED: Mapping[type[Event], tuple[str, tuple[str, ...]]] = {
     Retried: ("db_retries_total", ("reason",)),
     Shed: ("requests_shed_total", ("reason",)),
     Reloaded: ("catalog_reloads_total", ("outcome",)),
+    ReplicaRead: ("replica_reads_total", ("outcome",)),
 }
 """Events that only count: the metric, and the members that its labels are."""
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import asyncpg
@@ -21,6 +23,8 @@ from gateway.errors import Unavailable
 from tests.journeys import processes
 from tests.replication import Node, cluster, in_a_loop
 from tests.serving import running, settings_for, write_resources
+
+pytestmark = pytest.mark.xdist_group("hosts")  # which share the servers
 
 SCHEMA = """
 CREATE TABLE notes (id integer PRIMARY KEY, text text NOT NULL DEFAULT '');
@@ -146,10 +150,18 @@ def test_a_write_that_meets_a_demoted_primary_goes_to_the_next_one(tmp_path: Pat
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "UNAVAILABLE")
             assert refused.headers["retry-after"]
             replica.promote()
-            answer = client.post("/api/v1/notes", json={"id": 1000})
-            assert answer.status_code == 201, answer.text
-            assert replica.execute("SELECT max(id) FROM notes") == 1000
-            assert client.get("/api/v1/notes/1000").status_code == 200
+            written = next(key for key in _keys_in_time() if client.post("/api/v1/notes", json={"id": key}).status_code == 201)
+            assert replica.execute("SELECT max(id) FROM notes") == written
+            assert client.get(f"/api/v1/notes/{written}").status_code == 200
+
+
+def _keys_in_time() -> Iterator[int]:
+    """New keys to try, for as long as it may take until the next primary has been found."""
+    end = time.monotonic() + 30
+    for key in count(1000):
+        assert time.monotonic() < end
+        yield key
+        time.sleep(0.05)
 
 
 def test_a_write_under_way_is_sent_again_to_the_next_primary(tmp_path: Path) -> None:
