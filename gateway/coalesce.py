@@ -67,11 +67,15 @@ class Coalescer(Generic[Question, Answer]):
 
     async def ask(self, question: Question) -> Answer:
         """The answer to one question. Raises what `call` has for it, or raised."""
+        return await self.submit(question)
+
+    def submit(self, question: Question) -> asyncio.Future[Answer]:
+        """The answer to come, for who has something else to do meanwhile. Cancelled, it leaves the others alone."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((question, future))
         if not self._starting and len(self._runners) < self._max_batches:
             self._start()
-        return await future
+        return future
 
     async def close(self) -> None:
         """Ends the calls under way; who still waits is cancelled."""

@@ -7,6 +7,7 @@ there is one; where it does not answer, each process counts for itself, and nobo
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 import socket
@@ -18,14 +19,18 @@ import limits
 import msgspec
 
 from gateway.errors import ConfigurationError, RateLimited
-from gateway.events import Observer, nobody
-from gateway.guards.windows import Charge, MemoryStorage, RedisStorage, StorageDown
+from gateway.events import Observer, nobody, timeline
+from gateway.guards.windows import Charge, MemoryStorage, RedisStorage, StorageDown, Taken
 from gateway.redis_wire import Guard
 
 Header = tuple[bytes, bytes]
 
 RATE = re.compile(r"[1-9][0-9]{0,8}/(second|minute|hour|day)")
 DEFAULT = "default"
+AT_EASE = 10
+"""Who has a tenth of the limit left, or more, is served while being counted."""
+MAX_AT_EASE = 20_000
+"""Callers of whom that is remembered; who is forgotten waits for the count once."""
 MAX_KEY_LENGTH = 100
 """Of what stands in a key as it is; anything longer, or beyond ASCII, stands there as its hash."""
 
@@ -54,6 +59,15 @@ class Decision(msgspec.Struct, frozen=True):
     limit: Limit
     remaining: int
     reset_seconds: int
+
+
+class Checking(msgspec.Struct, frozen=True):
+    """A check under way; see `RateLimiter.begin`."""
+
+    charges: tuple[tuple[str, Limit], ...]
+    asked: list[Charge]
+    taken: asyncio.Future[Taken]
+    began: float
 
 
 def default_limit(rate: str) -> Limit:
@@ -124,6 +138,7 @@ class RateLimiter:
         self.redis = (
             RedisStorage(redis_url, clock=clock, observe=observe, breaker=breaker) if redis is None and redis_url else redis
         )
+        self._at_ease: dict[str, None] = {}
         self.checks = 0
         self.refusals = 0
         self.refused = {"address": 0, "subject": 0}
@@ -154,22 +169,57 @@ class RateLimiter:
 
         Never raises for Redis's sake.
         """
-        asked: list[Charge] = [(limit.prefix + _safe(who), limit.amount, limit.period_seconds * 1000) for who, limit in charges]
+        asked = _asked(charges)
         self.checks += 1
         if self.redis is None:
-            position, allowed, remaining, reset = self.memory.take(asked)
+            return self._decided(charges, asked, self.memory.take(asked))
+        try:
+            taken = await self.redis.take(asked)
+        except StorageDown:
+            self.fallbacks += 1
+            taken = self.memory.take(asked)
+        return self._decided(charges, asked, taken)
+
+    def begin(self, *charges: tuple[str, Limit]) -> Checking | None:
+        """A check that goes on while the caller is served already, for `settle`; None where the caller is to wait for it.
+
+        That is for callers who had much left at their last request. So one request of a caller in good standing takes one trip's
+        time and not two, and who is at the limit costs the database nothing: what they can have it do for nothing is what
+        they had under way when the last tenth of their limit began.
+        """
+        if self.redis is None or not self.redis.is_up:
+            return None
+        asked = _asked(charges)
+        if asked[-1][0] not in self._at_ease:
+            return None
+        self.checks += 1
+        return Checking(charges, asked, self.redis.begin(asked), time.perf_counter())
+
+    async def settle(self, checking: Checking) -> Decision:
+        """What a check came to. Never raises for Redis's sake."""
+        try:
+            taken = await checking.taken
+        except StorageDown:
+            self.fallbacks += 1
+            taken = self.memory.take(checking.asked)
+        timeline().note("redis", checking.began)
+        return self._decided(checking.charges, checking.asked, taken)
+
+    def _decided(self, charges: tuple[tuple[str, Limit], ...], asked: list[Charge], taken: Taken) -> Decision:
+        position, allowed, remaining, reset = taken
+        limit = charges[position][1]
+        if allowed and remaining * AT_EASE >= limit.amount:
+            if len(self._at_ease) >= MAX_AT_EASE:
+                del self._at_ease[next(iter(self._at_ease))]
+            self._at_ease[asked[-1][0]] = None
         else:
-            try:
-                position, allowed, remaining, reset = await self.redis.take(asked)
-            except StorageDown:
-                self.fallbacks += 1
-                position, allowed, remaining, reset = self.memory.take(asked)
+            self._at_ease.pop(asked[-1][0], None)
         if not allowed:
             self.refusals += 1
             kind = charges[position][0].partition("=")[0]
             if kind in self.refused:
                 self.refused[kind] += 1
-        return Decision(allowed, charges[position][1], remaining, -(-reset // 1000))
+        return Decision(allowed, limit, remaining, -(-reset // 1000))
 
     async def admit(self, *charges: tuple[str, Limit]) -> Decision:
         """As `check`. Raises RateLimited, with the headers that tell of it, for what is refused."""
@@ -177,6 +227,10 @@ class RateLimiter:
         if not decision.allowed:
             raise refusal(decision)
         return decision
+
+
+def _asked(charges: tuple[tuple[str, Limit], ...]) -> list[Charge]:
+    return [(limit.prefix + _safe(who), limit.amount, limit.period_seconds * 1000) for who, limit in charges]
 
 
 def tighter(one: Decision | None, other: Decision | None) -> Decision | None:

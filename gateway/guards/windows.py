@@ -285,6 +285,10 @@ class RedisStorage(_SlidingWindows):
         finally:
             timeline().note("redis", began)
 
+    def begin(self, charges: Sequence[Charge]) -> asyncio.Future[Taken]:
+        """What `take` gives, to be waited for later. It raises StorageDown."""
+        return self._batches.submit(charges)
+
     async def check(self) -> bool:
         """Whether Redis runs the script. Where it does not, the background looks after it from now on."""
         try:

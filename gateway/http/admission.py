@@ -5,13 +5,13 @@ With `AUTH=off` there is no token to look at, and with `RATE_LIMIT=off` nothing 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 
 import msgspec
 from starlette.types import Scope
 
 from gateway.errors import Unauthorized
-from gateway.guards.ratelimit import Decision, Limit, RateLimiter, address_key, refusal, subject_key, tighter
+from gateway.guards.ratelimit import Checking, Decision, Limit, RateLimiter, address_key, refusal, subject_key, tighter
 from gateway.guards.ratelimit import headers as limit_headers
 from gateway.guards.tokens import Caller, TokenVerifier, bearer_token, refuse_query_token
 from gateway.http.deprecation import Deprecation
@@ -70,12 +70,40 @@ class Admission:
         """Who asks, for fairness among clients: the token's subject, or the address."""
         return client_address(scope, self._trusted) if visitor.caller is None else f"subject {visitor.caller.subject}"
 
-    async def _count(self, scope: Scope, limit: Limit, visitor: Visitor, caller: Caller | None) -> None:
+    def begin(self, scope: Scope, limit: Limit | None, visitor: Visitor) -> Awaitable[None] | None:
+        """`admit` for a request that only reads: what it still has to wait for, while the request is served already; None where
+        `admit` is needed. It must be awaited before anything is answered, and raises RateLimited in place of any answer.
+        """
+        limit = limit or self._limiter.default
+        if limit is None:
+            return None
+        caller: Caller | None = None
+        if self._verifier is not None:
+            token, fault = _token(scope)
+            if fault is not None:
+                return None
+            if token is not None:
+                caller = self._verifier.known(token)
+                if caller is None:
+                    return None
+        checking = self._limiter.begin(*self._charges(scope, limit, caller))
+        if checking is None:
+            return None
+        visitor.caller = caller
+        return self._settle(checking, visitor)
+
+    async def _settle(self, checking: Checking, visitor: Visitor) -> None:
+        decision = await self._limiter.settle(checking)
+        if not decision.allowed:
+            raise refusal(decision)
+        visitor.decision = decision
+
+    def _charges(self, scope: Scope, limit: Limit, caller: Caller | None) -> tuple[tuple[str, Limit], ...]:
         address = (address_key(client_address(scope, self._trusted)), limit)
-        if caller is None:
-            decision = await self._limiter.check(address)
-        else:
-            decision = await self._limiter.check(address, (self._subject(caller), limit))
+        return (address,) if caller is None else (address, (self._subject(caller), limit))
+
+    async def _count(self, scope: Scope, limit: Limit, visitor: Visitor, caller: Caller | None) -> None:
+        decision = await self._limiter.check(*self._charges(scope, limit, caller))
         if not decision.allowed:
             raise refusal(decision)
         visitor.decision = decision

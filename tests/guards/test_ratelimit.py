@@ -557,3 +557,48 @@ def test_a_caller_who_leaves_harms_nobody_who_shares_the_call(redis_url: str) ->
 def test_a_refusal_is_told_in_whole_seconds_of_at_least_one() -> None:
     limit = default_limit("1/second")
     assert dict(refusal(Decision(False, limit, 0, 0)).headers)["Retry-After"] == "1"
+
+
+# --- counting while the request is served ------------------------------------------------------------------------------
+
+
+def test_only_who_had_much_left_is_served_while_being_counted(redis_url: str) -> None:
+    """Whoever is new, or near the limit, or was refused, waits for the count: nothing is done for them before it."""
+
+    async def run() -> None:
+        limiter = RateLimiter("30/hour", redis=RedisStorage(redis_url, timeout_seconds=20))
+        assert limiter.default is not None
+        who = ("subject=at-ease", limiter.default)
+        assert limiter.begin(who) is None
+        left = (await limiter.check(who)).remaining
+        assert left == 29
+        while (checking := limiter.begin(who)) is not None:
+            decision = await limiter.settle(checking)
+            left -= 1
+            assert (decision.allowed, decision.remaining) == (True, left)
+        assert left == 2  # less than a tenth
+        assert [(await limiter.check(who)).allowed for _ in range(4)] == [True, True, False, False]
+        assert limiter.begin(who) is None
+        await limiter.stop()
+
+    asyncio.run(run())
+
+
+def test_a_count_that_redis_does_not_take_is_made_in_memory(server_directory: Path) -> None:
+    async def run() -> None:
+        with embedded.valkey(server_directory) as url:
+            limiter = RateLimiter("30/hour", redis=RedisStorage(url, timeout_seconds=20, probe_seconds=20))
+            assert limiter.default is not None
+            who = ("subject=falling", limiter.default)
+            await limiter.check(who)
+            checking = limiter.begin(who)
+            assert checking is not None
+            await limiter.settle(checking)
+        checking = limiter.begin(who)  # its server is gone, which nobody has found out
+        assert checking is not None
+        decision = await limiter.settle(checking)
+        assert (decision.allowed, limiter.fallbacks) == (True, 1)
+        assert limiter.begin(who) is None
+        await limiter.stop()
+
+    asyncio.run(run())

@@ -216,6 +216,18 @@ def test_two_gateways_on_one_redis_admit_together_what_one_would(served: Served,
 
 
 @pytest.mark.usefixtures("patient")
+def test_what_is_served_while_it_is_counted_counts_and_is_refused_all_the_same(served: Served, redis_url: str) -> None:
+    paths = (THINGS, f"{THINGS}/7", f"{THINGS}?nothing=1", "/api/v1/nothing")
+    with served("20/day", REDIS_URL=redis_url, **BEHIND_A_PROXY) as client:
+        caller = by(address())
+        answers = [client.get(paths[number % 4], headers=caller) for number in range(24)]
+        assert [answer.status_code for answer in answers] == [200, 404, 400, 404] * 5 + [429] * 4
+        assert [answer.headers["ratelimit"].split(";")[1] for answer in answers] == [
+            f"r={left}" for left in range(19, -1, -1)
+        ] + ["r=0"] * 4
+
+
+@pytest.mark.usefixtures("patient")
 def test_redis_that_dies_leaves_the_limits_of_memory_and_fails_no_request(
     served: Served, server_directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
