@@ -96,8 +96,11 @@ def test_rows_are_listed_created_read_changed_and_deleted(client: httpx.Client) 
     created = client.post("/api/v1/categories", json={"slug": "lamps", "name": "Lamps"})
     assert created.status_code == 201
     place = created.headers["location"]
-    assert client.get(place).json()["data"]["slug"] == "lamps"
-    assert client.patch(place, json={"name": "Lights"}).json()["data"]["name"] == "Lights"
+    tag = client.get(place).headers["etag"]
+    assert not tag.startswith("W/")
+    assert client.get(place, headers={"if-none-match": tag}).status_code == 304
+    assert client.patch(place, json={"name": "Lights"}, headers={"if-match": tag}).json()["data"]["name"] == "Lights"
+    assert client.patch(place, json={"name": "Late"}, headers={"if-match": tag}).status_code == 412
     assert [row["name"] for row in client.get("/api/v1/categories?slug=lamps").json()["data"]] == ["Lights"]
     assert client.delete(place).status_code == 204
     assert client.get(place).json()["error"]["code"] == "NOT_FOUND"
