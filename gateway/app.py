@@ -144,7 +144,9 @@ def openapi(settings: Settings, version: str) -> dict[str, Any]:
     return _document(settings, catalog, version)
 
 
-def _document(settings: Settings, catalog: Catalog, version: str, access: Access | None = None) -> dict[str, Any]:
+def _document(
+    settings: Settings, catalog: Catalog, version: str, access: Access | None = None, explains: bool = False
+) -> dict[str, Any]:
     return document(
         catalog,
         version,
@@ -152,6 +154,7 @@ def _document(settings: Settings, catalog: Catalog, version: str, access: Access
         service_name=settings.service_name,
         secured=settings.auth != "off",
         access=access,
+        explains=explains,
     )
 
 
@@ -367,7 +370,7 @@ class Gateway:
         return self._serving.pipeline.catalog
 
     def _serve_from(self, catalog: Catalog) -> Serving:
-        policy = Unrestricted() if self.jwks is None else Policy(catalog)
+        policy = Unrestricted() if self.jwks is None else Policy(catalog, self.settings.explain_roles)
         documents: dict[str, Response] = {}
 
         def document_of(version: str, caller: Caller | None) -> Response | None:
@@ -378,7 +381,13 @@ class Gateway:
                 return None
             if caller is None and version in documents:
                 return documents[version]
-            content = _document(self.settings, catalog, version, lambda resource: policy.allowed(resource, caller))
+            content = _document(
+                self.settings,
+                catalog,
+                version,
+                lambda resource: policy.allowed(resource, caller),
+                explains=policy.may_explain(caller),
+            )
             response = json_response(200, content)
             if caller is None:
                 documents[version] = response

@@ -36,6 +36,7 @@ from gateway.errors import (
 from gateway.events import Observer, Purpose, nobody, timeline
 from gateway.guards.gate import Gate
 from gateway.query.ast import EVERYTHING, Count, GetPlan, Grant, ListPlan, ListRequest, States, WritePlan, WriteShape
+from gateway.query.compile import compile_explain
 from gateway.query.cursor import MAX_CURSOR_CHARACTERS, Cursor, encode_cursor
 from gateway.query.payload import plan_create, plan_delete, plan_patch
 from gateway.query.plan import filter_values, plan_get, plan_list, readable_fields
@@ -84,6 +85,13 @@ class Created(msgspec.Struct, frozen=True):
 
     row: Row
     key: list[Any]
+
+
+class Explained(msgspec.Struct, frozen=True):
+    """How PostgreSQL would run a read: its SQL, whose values stand apart, and the plan, as the JSON text of EXPLAIN."""
+
+    sql: str
+    plan: str
 
 
 BYPASS = Freshness("bypass")
@@ -231,6 +239,22 @@ class Pipeline:
             raise NotFound
         text, state, *_ = rows[0]
         return Row(text, state)
+
+    async def explain(
+        self, resource: Resource, key: tuple[str, ...] | None, query: bytes, parameters: Mapping[str, str], grant: Grant
+    ) -> Explained:
+        """The plan of a list, or of the row of `key`; nothing is run. It tells tables, and the values of filters and row rules.
+
+        Raises ValidationFailed and the database's errors.
+        """
+        if key is None:
+            listed = self.plans.list(resource, query, grant)
+            sql, values = self.statements.list(listed.shape, resource).sql, listed.values
+        else:
+            got = plan_get(resource, key, parameters, grant)
+            sql, values = self.statements.get(got.shape, resource).sql, got.values
+        rows = await self._run(resource, compile_explain(sql), values, "other")
+        return Explained(sql, rows[0][0])
 
     async def create_row(self, resource: Resource, body: bytes, grant: Grant = EVERYTHING) -> Created:
         """The stored row. Raises ValidationFailed, Conflict and the database's errors."""

@@ -43,6 +43,7 @@ class Settings(msgspec.Struct, frozen=True):
     auth_jwks_max_age_seconds: float
     auth_algorithms: tuple[str, ...]
     auth_roles_claim: str
+    explain_roles: tuple[str, ...]
     resources_dir: Path
     host: str
     port: int
@@ -195,6 +196,10 @@ def _origin(value: str) -> str:
     return value
 
 
+def _role(value: str) -> str:
+    return _matching(r"[^\s\x00-\x1f\x7f,]{1,200}", value)
+
+
 def _rate(value: str) -> str | None:
     return None if value == "off" else _matching(r"[1-9][0-9]{0,8}/(second|minute|hour|day)", value)
 
@@ -256,6 +261,7 @@ VARIABLES: tuple[Variable, ...] = (
         "asymmetric only",
     ),
     Variable("AUTH_ROLES_CLAIM", _NAME, "roles", "", "the claim with the caller's roles, a string or a list"),
+    Variable("EXPLAIN_ROLES", _list(_role, "a list of roles"), "", "", "who may see the plans of what they read"),
     Variable("RESOURCES_DIR", _DIRECTORY, "resources", "", "where the resource files lie"),
     Variable("HOST", _NAME, "127.0.0.1", "", "address to listen on"),
     Variable("PORT", _whole(0, 65535), "8000", "", "port to listen on; 0: any free one"),

@@ -7,7 +7,7 @@ and the token lacks, or that the column does not take, denies.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -38,7 +38,8 @@ class Rule(msgspec.Struct, frozen=True):
 class Policy:
     """The rules of one catalog. A reload makes a new one with the new catalog. Every definition has passed `check_access`."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, explain_roles: Collection[str] = ()) -> None:
+        self._explain_roles = frozenset(explain_roles)
         self._rules = {resource.id: rules_of(resource) for resource in catalog.resources.values()}
 
     def grant(self, resource: Resource, operation: Operation, caller: Caller | None) -> Grant:
@@ -64,6 +65,10 @@ class Policy:
             seen_rows=seen,
             set=written,
         )
+
+    def may_explain(self, caller: Caller | None) -> bool:
+        """Whether the caller may see how PostgreSQL runs what they may read: tables, indexes and the values of row rules."""
+        return caller is not None and not self._explain_roles.isdisjoint(caller.roles)
 
     def allowed(self, resource: Resource, caller: Caller | None) -> dict[Operation, Grant]:
         """The grants of every operation that the caller may do here at all."""
@@ -92,6 +97,10 @@ class Unrestricted:
     def grant(self, _resource: Resource, _operation: Operation, _caller: Caller | None) -> Grant:
         """No limit."""
         return EVERYTHING
+
+    def may_explain(self, _caller: Caller | None) -> bool:
+        """Yes."""
+        return True
 
     def allowed(self, resource: Resource, _caller: Caller | None) -> dict[Operation, Grant]:
         """No limit, on all that the resource can do."""

@@ -37,6 +37,7 @@ from gateway.errors import (
 from gateway.http.deprecation import successor_of
 from gateway.http.edge import MAX_HEAD_BYTES
 from gateway.http.etags import TAGS
+from gateway.http.requests import PLAN_TYPE
 from gateway.http.value_schemas import (
     FLAG,
     NULL,
@@ -100,8 +101,10 @@ def document(
     service_name: str,
     secured: bool = False,
     access: Access | None = None,
+    explains: bool = False,
 ) -> dict[str, Any]:
-    """The OpenAPI document of `version`. Resources that are broken are not in it. `secured`: tokens are looked at.
+    """The OpenAPI document of `version`. Resources that are broken are not in it. `secured`: tokens are looked at. `explains`:
+    reads tell how PostgreSQL runs them.
 
     With `access` it has what that caller may use, and nothing else: resources, operations, fields.
     """
@@ -114,6 +117,8 @@ def document(
         of_resource = _paths(view, shared)
         if view.resource.definition.deprecated is not None:
             _deprecate(of_resource, view.resource, successor_of(catalog, view.resource))
+        if explains:
+            _explain(of_resource)
         paths |= of_resource
     paths |= _operations_paths(version)
     if secured:
@@ -226,6 +231,27 @@ def _paths(view: _View, shared: _Shared) -> dict[str, Any]:
         of_one["delete"] = _delete(resource)
     paths = {base: of_all} if of_all else {}
     return paths | ({f"{base}/{{key}}": {"parameters": [_key_parameter(resource)], **of_one}} if of_one else {})
+
+
+def _explain(paths: Mapping[str, Any]) -> None:
+    """Each read has another answer, for who accepts nothing else: its plan."""
+    for operations in paths.values():
+        if "get" in operations:
+            operations["get"]["responses"]["200"]["content"][PLAN_TYPE.decode()] = {"schema": _PLAN}
+
+
+_PLAN: Schema = {
+    "type": "object",
+    "description": "How PostgreSQL would run this: the SQL, whose values stand apart, and the plan of EXPLAIN. Nothing is run.",
+    "properties": {
+        "data": {
+            "type": "object",
+            "properties": {"sql": {"type": "string"}, "plan": {"type": "array", "items": {"type": "object"}}},
+            "required": ["sql", "plan"],
+        }
+    },
+    "required": ["data"],
+}
 
 
 def _deprecate(paths: Mapping[str, Any], resource: Resource, successor: Resource | None) -> None:

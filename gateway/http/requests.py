@@ -14,6 +14,7 @@ from starlette.types import Message, Receive, Scope
 from gateway.errors import NotFound, PayloadTooLarge, UnsupportedMediaType
 
 JSON_TYPES = (b"application/json",)
+PLAN_TYPE = b"application/vnd.gateway.plan+json"
 PATCH_TYPES = (b"application/json", b"application/merge-patch+json")
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")

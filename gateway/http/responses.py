@@ -9,8 +9,8 @@ import msgspec
 
 from gateway.errors import GatewayError, MethodNotAllowed
 from gateway.http.etags import check_match, entity_tag, is_held
-from gateway.http.requests import Headers
-from gateway.pipeline import Created, Freshness, Page, Row
+from gateway.http.requests import PLAN_TYPE, Headers
+from gateway.pipeline import Created, Explained, Freshness, Page, Row
 
 Header = tuple[bytes, bytes]
 JSON = (b"content-type", b"application/json")
@@ -66,6 +66,13 @@ def row_response(row: Row, freshness: Freshness | None = None, asked: Headers | 
             check_match(asked, row.state, tag)
         if asked.if_none_match and is_held(asked.if_none_match, tag):
             return Response(304, headers[1:], b"")
+    return Response(200, headers, body)
+
+
+def plan_response(explained: Explained) -> Response:
+    """How a read would be run. No cache keeps it, for the same URL has other answers."""
+    headers = ((b"content-type", PLAN_TYPE), (b"cache-control", b"no-store"), (b"vary", b"accept"))
+    body = b'{"data":{"sql":%b,"plan":%b}}' % (_encode(explained.sql), explained.plan.encode())
     return Response(200, headers, body)
 
 

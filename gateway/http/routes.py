@@ -20,6 +20,7 @@ from gateway.database.replicas import UNKNOWN, Position, read_tokens
 from gateway.deadlines import Deadlines
 from gateway.definitions.model import Operation
 from gateway.errors import (
+    Forbidden,
     GatewayError,
     InternalError,
     MethodNotAllowed,
@@ -38,13 +39,24 @@ from gateway.http.admission import Admission, Limits, Visitor
 from gateway.http.deprecation import Deprecation
 from gateway.http.edge import Cors, cors_headers, preflight_response, read_body_within
 from gateway.http.etags import wanted_states
-from gateway.http.requests import JSON_TYPES, PATCH_TYPES, ClientLeft, Headers, Replayed, media_type, read_headers, split_path
+from gateway.http.requests import (
+    JSON_TYPES,
+    PATCH_TYPES,
+    PLAN_TYPE,
+    ClientLeft,
+    Headers,
+    Replayed,
+    media_type,
+    read_headers,
+    split_path,
+)
 from gateway.http.responses import (
     Header,
     Response,
     allow_response,
     created_response,
     page_response,
+    plan_response,
     problem_response,
     row_response,
 )
@@ -337,6 +349,11 @@ async def _read(
 ) -> Response:
     grant = serving.policy.grant(resource, "read", caller)
     query: bytes = scope["query_string"]
+    if headers.accept == PLAN_TYPE:
+        if not serving.policy.may_explain(caller):
+            raise Forbidden("Plans are shown to certain roles alone.")
+        parameters = parse_parameters(query) if query and key is not None else {}
+        return plan_response(await serving.pipeline.explain(resource, key, query, parameters, grant))
     refresh = b"no-cache" in headers.cache_control or b"no-store" in headers.cache_control
     after = read_tokens(headers.consistency) if headers.consistency else None
     if key is None:

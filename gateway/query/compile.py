@@ -79,6 +79,11 @@ def compile_estimate(where: Filter | None, resource: Resource) -> str:
     return f"EXPLAIN (FORMAT JSON) SELECT FROM {qualified(resource)} AS t{_and([matching] if matching else [])}"
 
 
+def compile_explain(sql: str) -> str:
+    """EXPLAIN of a statement, which is planned and not run. Values: the statement's."""
+    return f"EXPLAIN (FORMAT JSON, VERBOSE) {sql}"
+
+
 def compile_get(shape: GetShape, resource: Resource) -> str:
     """Columns: the row's JSON, and the number of its state. Or no row."""
     return _get(shape, resource, _Parameters())
