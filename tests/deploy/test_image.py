@@ -97,7 +97,9 @@ import os, sys
 def told(event, arguments):
     if event == "open" and isinstance(arguments[0], (str, bytes)) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
         os.write(2, b"WROTE " + os.fsencode(arguments[0]) + b"\\n")
-    elif event in ("os.mkdir", "os.rename", "os.remove", "os.link", "os.symlink", "os.chmod"):
+    elif event == "os.remove" and arguments[1] != -1:
+        pass  # a name in a directory that is being removed, which shutil.rmtree tells of
+    elif event in ("os.mkdir", "os.rename", "os.remove", "os.link", "os.symlink", "os.chmod", "shutil.rmtree"):
         os.write(2, b"WROTE " + os.fsencode(arguments[0]) + b"\\n")
 sys.addaudithook(told)
 os.write(2, b"WATCHED\\n")

@@ -424,7 +424,7 @@ def test_a_full_pool_says_when_to_come_again(hurried: httpx.Client) -> None:
         assert response.headers["retry-after"] == "1"
         assert response.json()["error"]["message"] == "Every database connection is busy."
         assert hurried.get("/health/live").status_code == 200
-        assert hurried.get("/health/ready").status_code == 503
+        assert hurried.get("/health/ready").status_code == 200  # busy is not ill: a balancer would only move the load on
         assert [answer.result().status_code for answer in holding] == [201, 201]
     assert hurried.get("/health/ready").status_code == 200
 
