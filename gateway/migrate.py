@@ -17,7 +17,7 @@ import tomllib
 import traceback
 import unicodedata
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -112,36 +112,9 @@ def status(database_url: str) -> Status:
     _, scripts = _environment(database_url)
     with _mistakes_told(scripts):
         current = _applied(scripts, database_url)
-        return Status(current, scripts.get_current_head(), Revisions(scripts).pending(current) or ())
-
-
-class Revisions:
-    """The revision files, as they were when they were read."""
-
-    def __init__(self, scripts: ScriptDirectory) -> None:
-        self._scripts = {script.revision: script for script in reversed(list(scripts.walk_revisions()))}
-
-    def pending(self, applied: Collection[str]) -> tuple[Revision, ...] | None:
-        """What is still to run in a database that is at `applied`, in that order; None where it is at one without a file."""
-        if not self._scripts.keys() >= set(applied):
-            return None
-        done, found = set[str](), list(applied)
-        while found:
-            done.add(id_ := found.pop())
-            before = self._scripts[id_].down_revision or ()
-            found += [before] if isinstance(before, str) else before
-        return tuple(_described(script) for id_, script in self._scripts.items() if id_ not in done)
-
-
-def read_revisions() -> Revisions | None:
-    """The revision files of the checkout that the working directory is in; None outside of one, or where it has no migrations.
-
-    Needs no database. Raises ConfigurationError for files that cannot be read.
-    """
-    root = _find_root(Path.cwd())
-    if root is None or not (root / "migrations" / "versions").is_dir():
-        return None
-    return Revisions(_environment("")[1])
+        done = {script.revision for id_ in current for script in scripts.walk_revisions(head=id_)}
+        pending = [script for script in scripts.walk_revisions() if script.revision not in done]
+        return Status(current, scripts.get_current_head(), tuple(_described(s) for s in reversed(pending)))
 
 
 def new_revision(name: str, notify: str | None = None) -> Path:
@@ -198,14 +171,10 @@ def _environment(database_url: str, waiting: Waiting = PATIENTLY) -> tuple[Confi
 
 
 def _root(start: Path) -> Path:
-    root = _find_root(start)
-    if root is None:
-        raise ConfigurationError(f"no pyproject.toml with a [tool.alembic] section in {start} or above; run this in the checkout")
-    return root
-
-
-def _find_root(start: Path) -> Path | None:
-    return next((each for each in (start, *start.parents) if _configures_alembic(each / "pyproject.toml")), None)
+    for directory in (start, *start.parents):
+        if _configures_alembic(directory / "pyproject.toml"):
+            return directory
+    raise ConfigurationError(f"no pyproject.toml with a [tool.alembic] section in {start} or above; run this in the checkout")
 
 
 def _configures_alembic(file: Path) -> bool:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 
 from gateway.database.execute import Database
 from gateway.errors import ConfigurationError, GatewayError
 from gateway.events import MigrationsCompared, Observer, nobody
-from gateway.migrate import Revisions, read_revisions
+from gateway.revisions import Revisions, read_revisions
 
 logger = logging.getLogger("gateway.migrations")
 
@@ -42,7 +43,7 @@ class MigrationWatch:
     async def start(self) -> None:
         """Reads the files, compares, and goes on in the background. What cannot be read is logged, once."""
         try:
-            revisions = read_revisions()
+            revisions = read_revisions(Path.cwd())
         except ConfigurationError as fault:
             logger.warning("whether the database is behind cannot be told: %s", fault)
             return
@@ -95,4 +96,4 @@ def _notice(revisions: Revisions, applied: tuple[str, ...]) -> Notice | None:
         return None
     ever = "" if applied else ", and none ever was"
     count = f"{len(pending)} revisions are" if len(pending) > 1 else "1 revision is"
-    return "behind", f"{count} not applied, up to {pending[-1].id}{ever}; run: gateway migrate up"
+    return "behind", f"{count} not applied, up to {pending[-1]}{ever}; run: gateway migrate up"

@@ -32,6 +32,7 @@ FLOORS: dict[str, int] = {
     "guards": 4,
     "cache": 4,
     "observability": 4,
+    "revisions": 4,
     "reads": 5,
     "reload": 5,
     "fill": 5,

@@ -17,11 +17,13 @@ import pytest
 from gateway import migrate
 from gateway.database.execute import Database
 from gateway.database.pool import Pool, PoolOptions
+from gateway.errors import ConfigurationError
 from gateway.events import Event, MigrationsCompared
 from gateway.migration_watch import MigrationWatch
+from gateway.revisions import read_revisions
 from tests.conftest import throwaway_database
 from tests.serving import running, settings_for, write_resources
-from tests.test_migrate import checkout, write  # noqa: F401 - a fixture
+from tests.test_migrate import ROOT, checkout, write  # noqa: F401 - a fixture
 
 PATIENCE_SECONDS = 60.0
 
@@ -101,7 +103,7 @@ def test_files_that_cannot_be_read_are_logged_and_stop_nobody(
     database_url: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    write(checkout, "20260102_1000", "films", "20260101_0900")
+    write(checkout, "20260103_0900", "films", "20260102_0930")
 
     async def look() -> None:
         async with watching(database_url) as (watch, events):
@@ -109,7 +111,7 @@ def test_files_that_cannot_be_read_are_logged_and_stop_nobody(
 
     asyncio.run(look())
     (record,) = caplog.records
-    assert "both follow the same revision" in record.getMessage()
+    assert "a revision comes after 20260102_0930, for which there is no file" in record.getMessage()
 
 
 def test_role_that_may_not_read_revisions_serves_and_says_so_once(
@@ -165,3 +167,39 @@ def test_health_tells_it_and_stays_ready(checkout: Path, database_url: str) -> N
     migrate.upgrade(database_url)
     with running(settings_for(database_url, checkout / "resources")) as client:
         assert "migrations" not in client.get("/health/ready").json()["checks"]
+
+
+def test_files_are_read_as_alembic_reads_them(database_url: str) -> None:
+    revisions = read_revisions(ROOT)
+    assert revisions is not None
+    everything = tuple(revision.id for revision in migrate.status(database_url).pending)
+    assert revisions.pending(()) == everything
+    assert revisions.pending(everything[:3][-1:]) == everything[3:]
+    assert revisions.pending(everything[-1:]) == ()
+    assert revisions.pending(["20250101_0900"]) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("revision = (", "odd.py: its revision and down_revision cannot be read"),
+        ("revision = '20260109_0900'", "odd.py: its revision and down_revision cannot be read"),
+        ("revision = str(1)\ndown_revision = None", "odd.py: its revision and down_revision cannot be read"),
+        ("revision: str = 'x'\ndown_revision: str = 'x'", "revisions come after each other in a circle"),
+    ],
+)
+def test_file_that_says_no_revision_is_told(checkout: Path, text: str, told: str) -> None:  # noqa: F811
+    (checkout / "migrations" / "versions" / "odd.py").write_text(text)
+    with pytest.raises(ConfigurationError, match=told):
+        read_revisions(checkout)
+
+
+def test_merged_branches_are_pending_until_both_are_done(checkout: Path) -> None:  # noqa: F811
+    write(checkout, "20260102_1000", "films", "20260101_0900")
+    file = write(checkout, "20260103_0900", "both", None)
+    file.write_text(file.read_text().replace("down_revision = None", "down_revision = ('20260102_0900', '20260102_1000')"))
+    revisions = read_revisions(checkout / "migrations")
+    assert revisions is not None
+    assert revisions.pending(["20260102_0900"]) == ("20260102_1000", "20260103_0900")
+    assert revisions.pending(["20260102_0900", "20260102_1000"]) == ("20260103_0900",)
+    assert revisions.pending(["20260103_0900"]) == ()

@@ -145,7 +145,7 @@ class _Filling:
         """The resource of that name, if it can be filled. Raises ConfigurationError."""
         found = self._resources.get(name)
         if found is None and name in self._broken:
-            faults = [str(fault) for fault in self._faults if Path(fault.file).stem == name]
+            faults = [str(fault) for fault in self._faults if Path(fault.file).stem.partition(".")[0] == name]
             raise ConfigurationError("\n".join([f'the resource "{name}" cannot be filled: {self._broken[name]}', *faults]))
         if found is None:
             raise ConfigurationError(f'there is no resource "{name}".{did_you_mean(name, self._resources)}')
