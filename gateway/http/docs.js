@@ -179,7 +179,7 @@ function showNavigation() {
       h("ul", {}, shown.map((operation) =>
         h("li", {}, h("a", { href: `#${encodeURIComponent(operation.operationId)}`, "aria-current": operation.operationId === current ? "page" : null },
           h("span", { class: `method ${operation.method}` }, operation.method),
-          h("span", {}, operation.path.replace(/^\/api\/[^/]+/, "") || operation.path))))));
+          h("span", { class: operation.deprecated ? "deprecated" : null }, operation.path.replace(/^\/api\/[^/]+/, "") || operation.path))))));
   }).filter(Boolean);
   byId("operations").replaceChildren(...(groups.length ? groups : [h("p", { class: "quiet" }, "Nothing of that name.")]));
 }
