@@ -71,6 +71,7 @@ logger = logging.getLogger("gateway.http")
 COLLECTION = ("GET", "HEAD", "OPTIONS", "POST")
 ROW = ("GET", "HEAD", "OPTIONS", "PATCH", "DELETE")
 READING = ("GET", "HEAD", "OPTIONS")
+STOPPED_WRITING = "The service is stopping; whether the write took place is not known."
 
 FEW_IN_FLIGHT = 4
 """Up to so many, a request that reads is counted and served at the same time: 0.08 ms less for a lone caller. Beyond, the one
@@ -174,7 +175,8 @@ class DataRoutes:
         except ClientLeft:
             raise
         except asyncio.CancelledError:  # by the server's end, which waits no longer
-            response, error_code = problem_response(Unavailable("The service is stopping.")), Unavailable.code
+            stopped = Unavailable("The service is stopping.") if scope["method"] in READING else OutcomeUnknown(STOPPED_WRITING)
+            response, error_code = problem_response(stopped), stopped.code
         except Exception:
             logger.exception("request %s failed", headers.request_id.decode())
             response, error_code = problem_response(InternalError()), InternalError.code
