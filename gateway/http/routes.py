@@ -141,11 +141,9 @@ class DataRoutes:
         try:
             response, always, error_code = await self._respond(scope, headers, visitor, receive)
             status = response.status
-            rendering = time.perf_counter()
             if is_wanted(self._edge.timing, headers.server_timing):
-                always += (server_timing(noted, began, rendering),)
+                always += (server_timing(noted, began, time.perf_counter()),)
             await send_response(send, response, headers.request_id, always, with_body=scope["method"] != "HEAD")
-            noted.note("render", rendering)
         except ClientLeft:
             return
         finally:

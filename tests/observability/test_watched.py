@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import httpx
 import pytest
 
 from gateway.observability.logs import Log
+from tests.journeys.processes import serving
 from tests.observability.receiver import Receiver, attributes, receiving
 from tests.observability.test_metrics import samples
 from tests.serving import running, settings_for, write_resources
@@ -248,3 +250,19 @@ def test_nothing_that_a_caller_sent_is_in_logs_spans_or_metrics(
     assert secret not in told.lower()
     assert secret.encode() not in receiver.raw.lower()
     assert len(lines(log)) > 1000
+
+
+def test_any_worker_tells_of_all(database: str, resources: Path, tmp_path: Path) -> None:
+    row = ("http_requests_total", (("method", "GET"), ("route", "/api/v1/things/{key}"), ("status", "200")))
+    variables = {"WORKERS": "2", "RESOURCES_DIR": str(resources), "DATABASE_POOL_MIN": "1"}
+    with serving(tmp_path, database, tmp_path / "log", **variables) as client:
+        base = client.base_url
+        for _ in range(40):  # each over a connection of its own, so that both workers have some
+            assert httpx.get(f"{base}/api/v1/things/1", timeout=20).status_code == 200
+        end = time.monotonic() + 60
+        while (found := samples(httpx.get(f"{base}/metrics", timeout=20).content)).get(row) != 40:
+            assert time.monotonic() < end, found.get(row)
+            time.sleep(0.1)
+        assert found["db_pool_max_connections", ()] == 40
+    for line in (tmp_path / "log").read_text().splitlines():
+        assert json.loads(line)["service"] == "db-service"
