@@ -117,7 +117,7 @@ def sweep(url: str, directory: Path, seconds: float, rounds: int) -> None:
         for size, port in ports.items():
             sizes = {"DATABASE_POOL_MIN": str(size), "DATABASE_POOL_MAX": str(size), "DATABASE_ACQUIRE_TIMEOUT_SECONDS": "5"}
             command = [sys.executable, "-m", "gateway", "serve", "--port", str(port)]
-            stack.enter_context(server(command, port, **common, **sizes))
+            stack.enter_context(server(command, port, common | sizes))
         for number in range(rounds):
             for scenario in SCENARIOS:
                 for size, port in ports.items():

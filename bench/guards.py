@@ -1,6 +1,6 @@
 """What the guards cost: CPU time of this process for each check, and the time that one takes.
 
-    .venv/bin/python bench/guards.py [--checks 20000] [--rounds 3]
+    .venv/bin/python -m bench.guards [--checks 20000] [--rounds 3]
 
 Starts a Valkey of its own. Each row is measured in every round, medians are quoted. Each caller asks again as soon as it is
 answered, as connections under load do; all ask for their own key.

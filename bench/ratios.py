@@ -1,11 +1,11 @@
-"""Point read and list of 20 against a bare ASGI hello, and what the guards add, in one run: requests/s and the server's CPU.
+"""Point read and list of 20 against a bare ASGI hello, and what each feature adds, in one run: requests/s and the server's CPU.
 
     .venv/bin/python bench/ratios.py [--seconds 5] [--rounds 3] [--connections 32] [--rows 10000]
 
-Each round measures all three in turn, so that a machine whose speed drifts shifts all of them; medians are quoted. Everything
+Each round measures all in turn, so that a machine whose speed drifts shifts all of them; medians are quoted. Everything
 runs on this machine: an embedded PostgreSQL, one process of each server, and a load generator that keeps every connection
-busy with one request at a time. The unguarded server has AUTH=off and RATE_LIMIT=off; the guarded one verifies a token by JWKS,
-applies a grant, and counts address and subject in an embedded Valkey.
+busy with one request at a time. The first server has AUTH=off, RATE_LIMIT=off and no log line; each of the others has one feature
+more: tokens by JWKS with a grant, limits by address and subject in an embedded Valkey, the log line. Metrics are always on.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import cast
+from types import MappingProxyType
+from typing import IO, cast
 
 import psutil
 import uvloop
@@ -106,8 +107,10 @@ def free_port() -> int:
 
 
 @contextmanager
-def server(command: list[str], port: int, **environ: str) -> Iterator[psutil.Process]:
-    process = subprocess.Popen(command, env={**os.environ, **environ})
+def server(
+    command: list[str], port: int, environ: Mapping[str, str] = MappingProxyType({}), log: IO[bytes] | None = None
+) -> Iterator[psutil.Process]:
+    process = subprocess.Popen(command, env={**os.environ, **environ}, stderr=log)
     try:
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while True:
@@ -150,34 +153,41 @@ def main() -> None:
         for resource, rows in (("categories", 50), ("products", options.rows)):
             fill_resource(url, Path("resources"), resource, rows)
         (directory / "hello.py").write_text(HELLO)
-        hello_port, port, guarded_port = free_port(), free_port(), free_port()
+        hello_port = free_port()
         hello = [sys.executable, "-m", "uvicorn", "hello:app", "--app-dir", str(directory), "--port", str(hello_port)]
         hello += ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--no-server-header", "--log-level", "error"]
-        gateway = [sys.executable, "-m", "gateway", "serve", "--port"]
-        common = {
+        off = {
             "DATABASE_URL": url,
             "CACHE_TTL_SECONDS": "0",
             "LOG_LEVEL": "error",
             "RESOURCES_DIR": str(unlimited_resources(directory)),
+            "AUTH": "off",
+            "RATE_LIMIT": "off",
         }
-        guards = {"AUTH_JWKS_URL": jwks_url, "AUTH_ISSUER": issuer.issuer, "AUTH_AUDIENCE": issuer.audience}
-        guards |= {"REDIS_URL": servers.redis_url, "RATE_LIMIT": "900000000/minute"}
+        tokens = {"AUTH": "on", "AUTH_JWKS_URL": jwks_url, "AUTH_ISSUER": issuer.issuer, "AUTH_AUDIENCE": issuer.audience}
+        limits = {"REDIS_URL": servers.redis_url, "RATE_LIMIT": "900000000/minute"}
         bearer = f"Authorization: Bearer {issuer.sign('bench', ['admin'])}\r\n"
-        with (
-            server(hello, hello_port) as bare,
-            server([*gateway, str(port)], port, **common, AUTH="off", RATE_LIMIT="off") as ours,
-            server([*gateway, str(guarded_port)], guarded_port, **common, **guards) as guarded,
-        ):
+        features = {
+            "": off,
+            ", + tokens": off | tokens,
+            ", + limits": off | tokens | limits,
+            ", + log line": off | tokens | limits | {"LOG_LEVEL": "info"},
+        }
 
-            def point() -> str:
-                return f"/api/v1/products/{random.randint(1, options.rows)}"
+        def point() -> str:
+            return f"/api/v1/products/{random.randint(1, options.rows)}"
 
-            cases: dict[str, tuple[psutil.Process, int, Callable[[], str], str]] = {
-                "bare ASGI hello": (bare, hello_port, lambda: "/", ""),
-                "point read": (ours, port, point, ""),
-                "point read, guarded": (guarded, guarded_port, point, bearer),
-                "list of 20": (ours, port, lambda: "/api/v1/products", ""),
-            }
+        cases: dict[str, tuple[psutil.Process, int, Callable[[], str], str]] = {}
+        with ExitStack() as stack:
+            log = stack.enter_context((directory / "log").open("wb"))
+            cases["bare ASGI hello"] = (stack.enter_context(server(hello, hello_port)), hello_port, lambda: "/", "")
+            for name, variables in features.items():
+                port = free_port()
+                command = [sys.executable, "-m", "gateway", "serve", "--port", str(port)]
+                process = stack.enter_context(server(command, port, variables, log))
+                cases[f"point read{name}"] = (process, port, point, bearer)
+                if not name or name == list(features)[-1]:
+                    cases[f"list of 20{name and ', all of it'}"] = (process, port, lambda: "/api/v1/products", bearer)
             figures: dict[str, list[tuple[float, float]]] = {name: [] for name in cases}
             for _ in range(options.rounds):
                 for name, (process, at, path, headers) in cases.items():
