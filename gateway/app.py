@@ -458,7 +458,9 @@ class Gateway:
                 "jwks_fetches_total": lambda: {"ok": jwks.fetches - jwks.failures, "failed": jwks.failures},
             }
         if (replicas := self.replicas) is not None:
-            readings["replica_lag_bytes"] = lambda: {health.name: health.lag_bytes for health in replicas.health()}
+            readings["replica_lag_bytes"] = lambda: {
+                health.name: health.lag_bytes for health in replicas.health() if health.lag_seconds is not None
+            }
         return readings
 
     def _breakers(self) -> tuple[Breaker, ...]:

@@ -216,6 +216,46 @@ def test_no_read_fails_while_a_replica_is_frozen(client: httpx.Client, nodes: tu
     until(lambda: replica_of(client)["status"] == "ok")
 
 
+def test_replicas_answer_while_the_primary_is_away_for_as_long_as_reads_may_be_old(tmp_path: Path) -> None:
+    with cluster("replica", schema=SCHEMA) as (primary, replica):
+        prepare(primary)
+        settings = settings_for(
+            primary.url,
+            write_resources(tmp_path, RESOURCES),
+            DATABASE_REPLICA_URLS=replica.url,
+            DATABASE_REPLICA_MAX_LAG_SECONDS="4",
+        )
+        with running(settings) as client:
+            until(lambda: replica_of(client)["status"] == "ok")
+            token = patch(client, 1)
+            until(lambda: number(client) == 1 and "0 bytes" in replica_of(client)["reason"])
+            primary.stop("immediate")
+            assert client.get(f"{NOTES}/1", headers={"X-Consistency-Token": token}).json()["data"] == {"id": 1, "number": 1}
+            refused = client.patch(f"{NOTES}/1", json={"number": 2})
+            assert refused.status_code == 503
+            # Nobody knows what the write that was refused has done: only the primary can tell.
+            assert client.get(f"{NOTES}/1", headers={"X-Consistency-Token": refused.headers["x-consistency-token"]}).is_error
+            until(lambda: client.get(f"{NOTES}/1").status_code == 503)
+            primary.start()
+            until(lambda: client.get(f"{NOTES}/1").status_code == 200)
+            until(lambda: replica_of(client)["status"] == "ok")
+
+
+def test_a_role_that_sees_no_statistics_can_read_from_a_replica(nodes: tuple[Node, ...], tmp_path: Path) -> None:
+    prepare(nodes[0])
+    nodes[0].execute("CREATE ROLE plain LOGIN", "GRANT SELECT ON notes TO plain", "SELECT 1")
+    url = nodes[1].url.replace("postgres@", "plain@")
+    until(lambda: nodes[1].execute("SELECT count(*) FROM pg_roles WHERE rolname = 'plain'") == 1)
+    settings = settings_for(nodes[0].url, write_resources(tmp_path, RESOURCES), DATABASE_REPLICA_URLS=url)
+    with running(settings) as client:
+        until(lambda: replica_of(client)["status"] == "ok")
+        before = client.get("/metrics").text
+        assert number(client) == 0
+        until(lambda: number(client) == 0 and 'replica_reads_total{outcome="replica"}' in client.get("/metrics").text)
+        assert 'replica_lag_bytes{replica="replica-1"}' in before
+        assert "plain" not in before
+
+
 # --- other servers in its place, and promotions -------------------------------------------------------------------------
 
 
