@@ -6,6 +6,7 @@ Time is in ticks, so a bound may be held up to a tick too long, and never too sh
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -13,14 +14,15 @@ TICK_SECONDS = 0.05
 
 
 class Deadlines:
-    """Waits with a bound: `with deadlines.within(5.0): await …` raises TimeoutError where the block takes longer."""
+    """Waits with a bound: `with deadlines.within(5.0): await …` raises TimeoutError, or what `late` makes, where the block takes
+    longer."""
 
     def __init__(self, tick_seconds: float = TICK_SECONDS) -> None:
         self._tick_seconds = tick_seconds
         self._ticks: dict[int, set[_Bound]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def within(self, seconds: float) -> _Bound:
+    def within(self, seconds: float, late: Callable[[], Exception] = TimeoutError) -> _Bound:
         """A bound that begins now."""
         loop = asyncio.get_running_loop()
         number = int((loop.time() + seconds) / self._tick_seconds) + 1
@@ -29,7 +31,7 @@ class Deadlines:
             tick = self._ticks[number] = set()
             if self._timer is None:
                 self._timer = loop.call_later(self._tick_seconds, self._pass, loop)
-        return _Bound(tick)
+        return _Bound(tick, late)
 
     def _pass(self, loop: asyncio.AbstractEventLoop) -> None:
         """Ends what is overdue, and goes on while there is anything that may come to be."""
@@ -41,12 +43,13 @@ class Deadlines:
 
 
 class _Bound:
-    """One wait. What it does to its task is what `asyncio.timeout` does: a cancellation that becomes a TimeoutError outside."""
+    """One wait. It does to its task what `asyncio.timeout` does: a cancellation that becomes another exception outside."""
 
-    __slots__ = ("_cancelling", "_ended", "_task", "_tick")
+    __slots__ = ("_cancelling", "_ended", "_late", "_task", "_tick")
 
-    def __init__(self, tick: set[_Bound]) -> None:
+    def __init__(self, tick: set[_Bound], late: Callable[[], Exception]) -> None:
         self._tick = tick
+        self._late = late
         self._ended = False
 
     def __enter__(self) -> None:
@@ -62,7 +65,7 @@ class _Bound:
             self._tick.discard(self)
             return
         if self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
-            raise TimeoutError from fault
+            raise self._late() from fault
 
     def end(self) -> None:
         """Its time is over."""

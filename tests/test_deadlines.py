@@ -60,6 +60,14 @@ def test_many_waits_end_each_at_its_own_time() -> None:
     asyncio.run(run())
 
 
+def test_what_is_late_may_be_told_in_other_words() -> None:
+    async def run() -> None:
+        with pytest.raises(ConnectionError), Deadlines(tick_seconds=0.005).within(0.01, ConnectionError):
+            await asyncio.sleep(30)
+
+    asyncio.run(run())
+
+
 def test_a_fault_within_passes_as_it_is() -> None:
     async def run() -> None:
         with pytest.raises(KeyError), Deadlines().within(5):

@@ -34,6 +34,8 @@ from gateway.events import Observer, ReplicaRead, nobody
 
 logger = logging.getLogger("gateway.database")
 
+POSITION_SECONDS = 0.25
+"""How long a write's answer may wait to be told its position. The write itself is done."""
 LOOK_SECONDS = 0.1
 LOOK_TIMEOUT_SECONDS = 1.0
 """For a look. A replica that needs longer answers nothing, and who waits for it is answered by the primary."""
@@ -412,8 +414,9 @@ class Replicas:
         """Where the log stands after all that has been committed: what a write's answer carries. Where the primary does not tell
         any more, it is one that no replica reaches."""
         try:
-            return await self._positions.ask(None)
-        except GatewayError:
+            async with asyncio.timeout(POSITION_SECONDS):
+                return await self._positions.ask(None)
+        except (GatewayError, TimeoutError):
             return UNKNOWN
 
     async def _ask_position(self, batch: Sequence[None]) -> list[Position]:

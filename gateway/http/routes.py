@@ -167,9 +167,6 @@ class DataRoutes:
             response = await self._answer(scope, headers, visitor, receive)
         except GatewayError as error:
             response, error_code = problem_response(error), error.code
-        except TimeoutError:  # of `_deadlines`
-            late = Unavailable("The database did not answer in time.") if scope["method"] in READING else OutcomeUnknown()
-            response, error_code = problem_response(late), late.code
         except ClientLeft:
             raise
         except asyncio.CancelledError:  # by the server's end, which waits no longer
@@ -254,7 +251,7 @@ class DataRoutes:
         if serving.deprecations:
             visitor.deprecation = serving.deprecations.get(resource.id)
         if method in ("GET", "HEAD"):
-            with self._deadlines.within(serving.pipeline.bound_seconds(resource)):
+            with self._deadlines.within(serving.pipeline.bound_seconds(resource), _read_late):
                 return await _read(serving, resource, key, scope, headers, visitor.caller)
         allowed = (COLLECTION if key is None else ROW) if resource.writable else READING
         if method == "OPTIONS":
@@ -288,16 +285,16 @@ class DataRoutes:
         if key is None:
             media_type(headers, JSON_TYPES)
             body = await self._body(headers, receive)
-            with self._deadlines.within(pipeline.bound_seconds(resource)):
+            with self._deadlines.within(pipeline.bound_seconds(resource), OutcomeUnknown):
                 created = await pipeline.create_row(resource, body, grant)
             return created_response(created, scope["raw_path"].decode("latin-1"))
         if scope["method"] == "DELETE":
-            with self._deadlines.within(pipeline.bound_seconds(resource)):
+            with self._deadlines.within(pipeline.bound_seconds(resource), OutcomeUnknown):
                 await pipeline.delete_row(resource, key, grant, states)
             return NO_CONTENT
         merge = media_type(headers, PATCH_TYPES) == b"application/merge-patch+json"
         body = await self._body(headers, receive)
-        with self._deadlines.within(pipeline.bound_seconds(resource)):
+        with self._deadlines.within(pipeline.bound_seconds(resource), OutcomeUnknown):
             row = await pipeline.patch_row(resource, key, body, merge, grant, states)
         return row_response(row)
 
@@ -307,6 +304,10 @@ class DataRoutes:
             return await read_body_within(headers, receive, self._edge.max_body_bytes)
         finally:
             timeline().note("parse", began)
+
+
+def _read_late() -> Unavailable:
+    return Unavailable("The database did not answer in time.")
 
 
 def _condition(resource: Resource, key: tuple[str, ...] | None, headers: Headers) -> States | None:
