@@ -17,7 +17,7 @@ from gateway.breaker import Breaker, described
 from gateway.connect import Connection
 from gateway.database.pool import Pool
 from gateway.database.retry import DEMOTED, LOST, MAX_RETRIES, Budget, Kind, NoConnection, kind_of, pause_seconds
-from gateway.database.sqlstate import fault_class, translate, translate_connecting
+from gateway.database.sqlstate import fault_class, told_of, translate, translate_connecting
 from gateway.errors import GatewayError, InternalError, NotSent, Unavailable
 from gateway.events import CANCELLED, OTHER, Observer, Purpose, Retried, StatementRan, nobody, timeline
 
@@ -220,5 +220,5 @@ def _made_ours(fault: Exception, attempt: _Attempt) -> Exception:
     else:
         ours = translate_connecting(fault)
     if isinstance(ours, InternalError | Unavailable) and ours is not fault:  # it is where we shed load, which metrics tell of
-        logger.warning("database: %s", described(fault))
+        logger.warning("database: %s", told_of(fault))
     return ours

@@ -11,6 +11,7 @@ from typing import Literal
 import asyncpg
 import msgspec
 
+from gateway.breaker import described
 from gateway.errors import (
     Conflict,
     DatabaseTimeout,
@@ -151,6 +152,18 @@ def _is_about_a_value(fault: asyncpg.PostgresError, state: str) -> bool:
     """Whether a fault that tells of SQL was met in reading a value, such as a tsvector's or a regclass's text: then it has
     no place in the statement or in a function."""
     return state in SQL_OR_VALUE and not any(getattr(fault, part, None) for part in ("position", "internal_position", "context"))
+
+
+SPEAKING = ("08", "25", "26", "40", "42", "53", "55", "57", "58")
+"""SQLSTATE classes whose messages name things of the server and quote no row: connections, transactions, names, resources."""
+
+
+def told_of(fault: BaseException) -> str:
+    """A fault of the database in a few words, for the log. A message that may quote a value (a trigger's, say) is left out."""
+    state = getattr(fault, "sqlstate", None)
+    if isinstance(state, str) and not state.startswith(SPEAKING):
+        return f"{type(fault).__name__} ({state})"
+    return described(fault)
 
 
 def fault_class(fault: BaseException) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import asyncpg
 import httpx
 import pytest
 
-from gateway.observability.logs import Log
+from gateway.observability.logs import Log, configure
 from tests.journeys.processes import serving
 from tests.observability.receiver import Receiver, attributes, receiving
 from tests.observability.test_metrics import samples
@@ -266,3 +267,41 @@ def test_any_worker_tells_of_all(database: str, resources: Path, tmp_path: Path)
         assert found["db_pool_max_connections", ()] == 40
     for line in (tmp_path / "log").read_text().splitlines():
         assert json.loads(line)["service"] == "db-service"
+
+
+def test_a_fault_that_quotes_a_value_is_logged_without_it(
+    database: str, resources: Path, receiver: Receiver, log: io.BytesIO
+) -> None:
+    """PostgreSQL passes on what a trigger says, and a trigger may say anything."""
+
+    async def make() -> None:
+        connection = await asyncpg.connect(database)
+        await connection.execute(
+            """
+            CREATE FUNCTION quote() RETURNS trigger LANGUAGE plpgsql AS
+                $$ BEGIN RAISE 'no %', NEW.name USING ERRCODE = 'XX001', DETAIL = NEW.name, HINT = NEW.name; END $$;
+            CREATE TRIGGER quote BEFORE INSERT ON things FOR EACH ROW EXECUTE FUNCTION quote();
+            """
+        )
+        await connection.close()
+
+    asyncio.run(make())
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    with running(settings_for(database, resources)) as client:
+        configure(Log("tests", "info", stream=log), "info")
+        try:
+            answer = client.post("/api/v1/things", json={"id": 100, "name": "s3cr3t"})
+            for handler in root.handlers:
+                handler.flush()
+        finally:
+            logging.captureWarnings(False)
+            root.handlers = before
+            root.setLevel(level)
+        metrics = client.get("/metrics").text
+        receiver.wait_for(lambda spans: any(span.name == "POST /api/v1/things" for span in spans))
+    assert answer.status_code == 500
+    assert 'db_errors_total{sqlstate_class="XX"} 1.0' in metrics
+    assert "XX001" in log.getvalue().decode()
+    assert "s3cr3t" not in log.getvalue().decode() + metrics + answer.text
+    assert b"s3cr3t" not in receiver.raw
