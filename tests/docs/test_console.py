@@ -12,7 +12,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -51,7 +51,9 @@ def _reading(directory: Path) -> Iterator[Reader]:
     shutil.copy(ROOT / "pyproject.toml", checkout)
     (checkout / ".venv").mkdir()
     (checkout / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
-    with gateway_dev(directory, "--port", str(port), directory=checkout) as process:
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        patch.setenv("EXPLAIN_ROLES", "admin")  # as the page on plans says
+        process = stack.enter_context(gateway_dev(directory, "--port", str(port), directory=checkout))
         lines = welcome(process)
         kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH")}
         given = dict(line.split() for line in lines if line.startswith(("DATABASE_URL", "REDIS_URL")))
