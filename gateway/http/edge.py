@@ -16,7 +16,7 @@ import msgspec
 from starlette.types import Receive, Scope
 
 from gateway.errors import Problem, ValidationFailed
-from gateway.http.requests import Headers, read_body, refuse_large_body
+from gateway.http.requests import Headers, body_at_hand, read_body, refuse_large_body
 from gateway.http.responses import Header, Response
 
 # --- who asks ----------------------------------------------------------------------------------------------------------
@@ -143,12 +143,10 @@ async def read_body_within(headers: Headers, receive: Receive, max_bytes: int, s
 
     The contract's 408 tells of the database; that a body never came is the caller's fault, so it is a 400.
     """
-    take_body = getattr(getattr(receive, "__self__", None), "take_body", None)
-    if take_body is not None:  # our own server's: a body that came with its head needs no wait, and so no deadline
-        body: bytes | None = take_body()
-        if body is not None:
-            refuse_large_body(len(body), max_bytes)
-            return body
+    body = body_at_hand(receive)
+    if body is not None:
+        refuse_large_body(len(body), max_bytes)
+        return body
     try:
         async with asyncio.timeout(seconds):
             return await read_body(headers, receive, max_bytes)
