@@ -59,6 +59,8 @@ MAX_KEPT_LINES = 500
 CLOSING_LINE = b"connection: close\r\n"
 
 _lines: dict[Header, bytes] = {}
+_starts: dict[bytes, bytes] = {}
+"""By a header's name, what its line begins with."""
 
 
 def _parts(target: bytes) -> tuple[bytes, bytes]:
@@ -73,12 +75,22 @@ def _parts(target: bytes) -> tuple[bytes, bytes]:
 def _line(header: Header) -> bytes:
     """A header as it stands in an answer. Raises ValueError for one that would not stand in a line of its own."""
     name, value = header
-    if HEADER_RE.search(name) or HEADER_VALUE_RE.search(value):
-        raise ValueError("a header that is none")
-    line = b"%b: %b\r\n" % (name.lower(), value)
+    start = _starts.get(name) or _start(name)
+    if HEADER_VALUE_RE.search(value):
+        raise ValueError("a header's value that does not stand in a line")
+    line = start + value + b"\r\n"
     if name in RECURRING and len(_lines) < MAX_KEPT_LINES:
         _lines[header] = line
     return line
+
+
+def _start(name: bytes) -> bytes:
+    if not name or HEADER_RE.search(name):
+        raise ValueError("a header's name that is none")
+    start = name.lower() + b": "
+    if len(_starts) < MAX_KEPT_LINES:
+        _starts[name] = start
+    return start
 
 
 class _Dated:
