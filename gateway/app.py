@@ -37,7 +37,7 @@ from gateway.database.replicas import ReplicaOptions, Replicas
 from gateway.database.sqlstate import Violation
 from gateway.definitions.load import load_directory
 from gateway.definitions.model import Fault, Loaded
-from gateway.errors import ConfigurationError, NotWritten, Unavailable, Unreachable
+from gateway.errors import ConfigurationError, GatewayError, NotWritten, Unavailable, Unreachable
 from gateway.events import Observer, together
 from gateway.guards.gate import Gate
 from gateway.guards.grants import Policy, Unrestricted
@@ -57,6 +57,7 @@ from gateway.http.responses import Response, json_response
 from gateway.http.routes import DataRoutes, Edge, Serving
 from gateway.http.server import Server
 from gateway.http.workers import Supervisor
+from gateway.idempotency import HEADER, KeptAnswers
 from gateway.migration_watch import MigrationWatch
 from gateway.observability.logs import Log, configure
 from gateway.observability.metrics import BREAKER_STATES, Metrics, Reading
@@ -215,6 +216,7 @@ class Gateway:
         self.gate = Gate(2 * settings.database_pool_max * servers, settings.database_acquire_timeout_seconds / 2, self.observe)
         self._migrations = MigrationWatch(self._database, self.observe)
         self.replicas = _replicas(settings, self._database, self.observe)
+        self.kept = KeptAnswers(self._database, settings.idempotency_keep_seconds, self.observe)
         self.cache: Cache | None = None
         self._draining = False
         self._redis_breaker = _redis_breaker(settings.redis_url, self.observe)
@@ -292,6 +294,9 @@ class Gateway:
             await self._open_cache()
         except FAULTS as fault:
             raise unreadable(fault) from fault
+        with contextlib.suppress(GatewayError):  # then the first who asks looks again
+            await self.kept.is_ready()
+        self.kept.start()
         self._loaded = draft.loaded
         self._serving = self._serve_from(draft.catalog)
 
@@ -323,6 +328,7 @@ class Gateway:
         if self._coming_up is not None:
             self._coming_up.cancel()
             await asyncio.wait([self._coming_up])
+        await self.kept.stop()
         if self.replicas is not None:
             await self.replicas.stop()
         await self._migrations.stop()
@@ -395,7 +401,14 @@ class Gateway:
 
         return Serving(
             pipeline=Pipeline(
-                catalog, self._database, self.cache, self.settings.cache_ttl_seconds, self.observe, self.gate, self.replicas
+                catalog,
+                self._database,
+                self.cache,
+                self.settings.cache_ttl_seconds,
+                self.observe,
+                self.gate,
+                self.replicas,
+                self.kept,
             ),
             policy=policy,
             limits={
@@ -507,9 +520,11 @@ class Gateway:
         migrations, reload, redis = self._migrations.notice, self.reloader.notice, self._redis_breaker
         broken = {f"{version}/{name}": ("broken", reason) for (version, name), reason in self.catalog.broken.items()}
         replicas = [] if self.replicas is None else self.replicas.health()
+        keys = self.kept.notice if self.catalog.is_built else ""
         return {
             **broken,
             **{health.name: ("ok" if health.answers else "unavailable", str(health)) for health in replicas},
+            **({HEADER: ("broken", keys)} if keys else {}),
             **({"migrations": migrations} if migrations is not None else {}),
             **({"reload": ("broken", reload)} if reload else {}),
             **({"redis": REDIS_AWAY} if redis is not None and not redis.is_closed else {}),

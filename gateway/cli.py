@@ -137,6 +137,7 @@ def _add_migrate(migrate: argparse.ArgumentParser) -> None:
         told = f"how long to wait for another migrator (default: {MIGRATION_WAIT_SECONDS})"
         action.add_argument("--wait", type=_count, default=MIGRATION_WAIT_SECONDS, metavar="SECONDS", help=told)
     _command(actions, "status", _migrate_status, "what is applied and what is not; fails when the database is behind")
+    _command(actions, "own", _migrate_own, "make the gateway's own tables, where they are missing, and nothing else")
     new = _command(actions, "new", _migrate_new, "write an empty revision file and print its path")
     new.add_argument("name", metavar="NAME", help="a few words on what it does")
     new.add_argument("--notify", metavar="TABLE", help="make it a trigger that tells the cache of every change to TABLE")
@@ -346,6 +347,14 @@ def _migrate_status(_arguments: argparse.Namespace) -> int:
     if status.behind:
         tell(f"gateway migrate status: the database is {len(status.pending)} behind; run: gateway migrate up")
     return 1 if status.behind else 0
+
+
+def _migrate_own(_arguments: argparse.Namespace) -> int:
+    url = database_url(_settings())
+    from gateway import idempotency
+
+    idempotency.make_tables(url)
+    return 0
 
 
 def _migrate_new(arguments: argparse.Namespace) -> int:

@@ -60,6 +60,10 @@ class Reloaded(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
+class IdempotencyReplayed(msgspec.Struct, frozen=True):
+    """A write was answered with what was kept of it under its Idempotency-Key."""
+
+
 Observer = Callable[[Event], None]
 
 

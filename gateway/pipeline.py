@@ -35,6 +35,7 @@ from gateway.errors import (
 )
 from gateway.events import Observer, Purpose, nobody, timeline
 from gateway.guards.gate import Gate
+from gateway.idempotency import Answer, KeptAnswers, Once, view_of
 from gateway.query.ast import EVERYTHING, Count, GetPlan, Grant, ListPlan, ListRequest, States, WritePlan, WriteShape
 from gateway.query.compile import compile_explain
 from gateway.query.cursor import MAX_CURSOR_CHARACTERS, Cursor, encode_cursor
@@ -74,10 +75,14 @@ class Freshness(msgspec.Struct, frozen=True):
 
 
 class Row(msgspec.Struct, frozen=True):
-    """One row: its JSON text, and the number of the state that it is in, 0 where nothing tells that."""
+    """One row: its JSON text, and the number of the state that it is in, 0 where nothing tells that.
+
+    `replayed` tells that a write was made earlier, and this is what it answered then.
+    """
 
     text: str
     state: int
+    replayed: bool = False
 
 
 class Created(msgspec.Struct, frozen=True):
@@ -114,8 +119,10 @@ class Pipeline:
         observe: Observer = nobody,
         gate: Gate | None = None,
         replicas: Replicas | None = None,
+        kept: KeptAnswers | None = None,
     ) -> None:
         self.catalog = catalog
+        self.kept = kept or KeptAnswers(database)
         self.database = database
         self.cache = cache
         self.cache_ttl_seconds = cache_ttl_seconds
@@ -256,15 +263,16 @@ class Pipeline:
         rows = await self._run(resource, compile_explain(sql), values, "other")
         return Explained(sql, rows[0][0])
 
-    async def create_row(self, resource: Resource, body: bytes, grant: Grant = EVERYTHING) -> Created:
-        """The stored row. Raises ValidationFailed, Conflict and the database's errors."""
+    async def create_row(self, resource: Resource, body: bytes, grant: Grant = EVERYTHING, once: Once | None = None) -> Created:
+        """The stored row; stored once, where `once` names the request. Raises ValidationFailed, Conflict and the database's
+        errors; with `once` also IdempotencyMismatch."""
         began = time.perf_counter()
         plan = plan_create(resource, body, grant)
         timeline().note("plan", began)
-        rows = await self._write(resource, plan, grant)
-        if not rows:
+        answer = await self._write(resource, plan, grant, once=once)
+        if answer is None:
             raise Conflict("A rule of the database kept the row from being stored.")
-        return Created(Row(rows[0][0], rows[0][1]), msgspec.json.decode(rows[0][2]))
+        return Created(Row(answer.text, answer.state, answer.replayed), msgspec.json.decode(answer.key))
 
     async def patch_row(
         self,
@@ -274,30 +282,40 @@ class Pipeline:
         merge: bool,
         grant: Grant = EVERYTHING,
         states: States | None = None,
+        once: Once | None = None,
     ) -> Row:
-        """The changed row; changed only if it was in one of `states`, where they are given.
+        """The changed row; changed only if it was in one of `states`, where they are given, and once, where `once` is.
 
-        Raises NotFound, PreconditionFailed, ValidationFailed, Conflict and the database's errors.
+        Raises NotFound, PreconditionFailed, ValidationFailed, Conflict and the database's errors; with `once` also
+        IdempotencyMismatch.
         """
         began = time.perf_counter()
         plan = plan_patch(resource, key, body, merge, grant, states)
         timeline().note("plan", began)
-        rows = await self._write(resource, plan, grant, key)
-        if not rows:
+        answer = await self._write(resource, plan, grant, key, once)
+        if answer is None:
             await self._find(resource, key, grant, states)
             raise Conflict("A rule of the database kept the row from being changed.")
-        return Row(rows[0][0], rows[0][1])
+        return Row(answer.text, answer.state, answer.replayed)
 
     async def delete_row(
-        self, resource: Resource, key: tuple[str, ...], grant: Grant = EVERYTHING, states: States | None = None
-    ) -> None:
-        """Deletes the row, if it is in one of `states`, where they are given.
+        self,
+        resource: Resource,
+        key: tuple[str, ...],
+        grant: Grant = EVERYTHING,
+        states: States | None = None,
+        once: Once | None = None,
+    ) -> bool:
+        """Deletes the row, if it is in one of `states`, where they are given. Whether that was done earlier, under `once`.
 
-        Raises NotFound, PreconditionFailed, Conflict where other rows refer to this one, and the database's errors.
+        Raises NotFound, PreconditionFailed, Conflict where other rows refer to this one, and the database's errors; with `once`
+        also IdempotencyMismatch.
         """
-        if not await self._write(resource, plan_delete(resource, key, grant, states), grant, key):
+        answer = await self._write(resource, plan_delete(resource, key, grant, states), grant, key, once)
+        if answer is None:
             await self._find(resource, key, grant, states)
             raise Conflict("A rule of the database kept the row from being deleted.")
+        return answer.replayed
 
     def bound_seconds(self, resource: Resource) -> float:
         """How long an operation on the resource may take, with everything that it waits for."""
@@ -338,24 +356,45 @@ class Pipeline:
         except Violation as violation:
             raise ValidationFailed(f"A value of the query {violation.refusal.message}.") from None
 
-    async def _fetch_written(self, resource: Resource, plan: WritePlan, sql: str, purpose: Purpose) -> Rows:
-        async with self.gate.slot(timeline().client):
-            return await self.database.fetch(sql, plan.values, resource.timeout_seconds, writing=True, purpose=purpose)
-
-    async def _write(self, resource: Resource, plan: WritePlan, grant: Grant, key: tuple[str, ...] | None = None) -> Rows:
-        sql = self.statements.write(plan.shape, resource)
-        purpose = Purpose(plan.shape.operation, table_of(resource))
+    async def _write(
+        self,
+        resource: Resource,
+        plan: WritePlan,
+        grant: Grant,
+        key: tuple[str, ...] | None = None,
+        once: Once | None = None,
+    ) -> Answer | None:
+        """What the write left behind; None where it had no row to write. One that is not made anew, for it was made before, takes
+        away what the cache has all the same: who made it may have died before."""
         try:
             if self.cache is None:
-                return await self._fetch_written(resource, plan, sql, purpose)
+                return await self._send(resource, plan, grant, once)
             async with self.cache.writing(self._changed_by(resource)):
-                return await self._fetch_written(resource, plan, sql, purpose)
+                return await self._send(resource, plan, grant, once)
         except Violation as violation:
             if key is not None and violation.refusal.kind == "value":
                 await self._find(resource, key, grant)  # NotFound where it is the key that cannot be read
             if violation.refusal.kind in ("unique", "exclusion"):
                 await self._refuse_outside(resource, plan)
             raise explain(violation.refusal, resource, plan, grant) from None
+
+    async def _send(self, resource: Resource, plan: WritePlan, grant: Grant, once: Once | None) -> Answer | None:
+        purpose = Purpose(plan.shape.operation, table_of(resource))
+        if once is not None:
+            sql = self.statements.write(msgspec.structs.replace(plan.shape, once=True), resource)
+            async with self.gate.slot(timeline().client):
+                return await self.kept.write(once, view_of(resource, grant), sql, plan.values, resource.timeout_seconds, purpose)
+        sql = self.statements.write(plan.shape, resource)
+        async with self.gate.slot(timeline().client):
+            rows = await self.database.fetch(sql, plan.values, resource.timeout_seconds, writing=True, purpose=purpose)
+        match plan.shape.operation if rows else None:
+            case "create":
+                return Answer(rows[0][0], rows[0][1], rows[0][2])
+            case "patch":
+                return Answer(rows[0][0], rows[0][1])
+            case "delete":
+                return Answer("", 0)
+        return None
 
     async def _refuse_outside(self, resource: Resource, plan: WritePlan) -> None:
         """Raises Forbidden for a write that runs into another row, where it would fail its check anyway.

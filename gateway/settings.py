@@ -56,6 +56,7 @@ class Settings(msgspec.Struct, frozen=True):
     cors_origins: tuple[str, ...]
     trusted_proxies: tuple[str, ...]
     max_body_bytes: int
+    idempotency_keep_seconds: float
     shutdown_drain_seconds: float
     shutdown_timeout_seconds: int
 
@@ -288,6 +289,13 @@ VARIABLES: tuple[Variable, ...] = (
         "whose X-Forwarded-For counts",
     ),
     Variable("MAX_BODY_BYTES", _whole(1, 2**30), "1048576", "bytes", "of a request's body"),
+    Variable(
+        "IDEMPOTENCY_KEEP_SECONDS",
+        _number(60, 30 * 86400),
+        "86400",
+        "seconds",
+        "an answer is kept under its Idempotency-Key, at the least",
+    ),
     Variable(
         "SHUTDOWN_DRAIN_SECONDS", _number(0, 600), "2", "seconds", "served on after SIGTERM, not ready, for balancers to notice"
     ),

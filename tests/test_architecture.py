@@ -35,6 +35,7 @@ FLOORS: dict[str, int] = {
     "revisions": 4,
     "reads": 5,
     "reload": 5,
+    "idempotency": 5,
     "fill": 5,
     "migrate": 5,
     "migration_watch": 6,

@@ -65,6 +65,7 @@ def test_defaults_are_the_contracts() -> None:
         cors_origins=(),
         trusted_proxies=(),
         max_body_bytes=1048576,
+        idempotency_keep_seconds=86400,
         shutdown_drain_seconds=2.0,
         shutdown_timeout_seconds=10,
     )
@@ -116,6 +117,7 @@ GOOD = [
     ("CORS_ORIGINS", "*", ("*",)),
     ("TRUSTED_PROXIES", "10.0.0.0/8,::1", ("10.0.0.0/8", "::1")),
     ("MAX_BODY_BYTES", "1", 1),
+    ("IDEMPOTENCY_KEEP_SECONDS", "60", 60),
 ]
 
 
@@ -181,6 +183,7 @@ BAD = [
     ("TRUSTED_PROXIES", "10.0.0.1,,"),
     ("MAX_BODY_BYTES", "1048577.5"),
     ("MAX_BODY_BYTES", "99999999999"),
+    ("IDEMPOTENCY_KEEP_SECONDS", "59"),
 ]
 
 

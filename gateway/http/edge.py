@@ -183,7 +183,7 @@ REQUEST_HEADERS = (
 )
 EXPOSED_HEADERS = (
     b"Link, Location, ETag, Allow, WWW-Authenticate, X-Request-Id, RateLimit, RateLimit-Policy, Retry-After, Age, X-Cache, "
-    b"Server-Timing, Deprecation, Sunset, X-Consistency-Token"
+    b"Server-Timing, Deprecation, Sunset, X-Consistency-Token, Idempotency-Replayed"
 )
 PREFLIGHT_SECONDS = b"600"
 VARY_ORIGIN: Header = (b"vary", b"origin")

@@ -22,6 +22,7 @@ from gateway.errors import (
     DatabaseTimeout,
     Forbidden,
     GatewayError,
+    IdempotencyMismatch,
     InternalError,
     MethodNotAllowed,
     NotFound,
@@ -53,6 +54,7 @@ from gateway.http.value_schemas import (
     url_operand,
     url_value,
 )
+from gateway.idempotency import IDEMPOTENCY_KEY
 from gateway.query.ast import Grant
 from gateway.query.operators import Operator, operators_for, path_operators
 from gateway.query.payload import writable_fields
@@ -70,9 +72,9 @@ _WITH_A_BODY = (PayloadTooLarge, UnsupportedMediaType)
 OPERATION_ERRORS: Mapping[str, tuple[type[GatewayError], ...]] = {
     "list": _EVERYWHERE,
     "get": (*_EVERYWHERE, NotFound, PreconditionFailed),
-    "create": (*_EVERYWHERE, Conflict, *_WITH_A_BODY),
-    "patch": (*_EVERYWHERE, NotFound, Conflict, PreconditionFailed, *_WITH_A_BODY),
-    "delete": (*_EVERYWHERE, NotFound, Conflict, PreconditionFailed),
+    "create": (*_EVERYWHERE, Conflict, IdempotencyMismatch, *_WITH_A_BODY),
+    "patch": (*_EVERYWHERE, NotFound, Conflict, IdempotencyMismatch, PreconditionFailed, *_WITH_A_BODY),
+    "delete": (*_EVERYWHERE, NotFound, Conflict, IdempotencyMismatch, PreconditionFailed),
     "openapi": (RateLimited, InternalError),
 }
 """What each operation may answer beside success; 428 comes on top where `require_if_match` is set.
@@ -327,7 +329,7 @@ def _get(resource: Resource, row: Schema) -> dict[str, Any]:
 
 def _create(view: _View, row: Schema, shared: _Shared) -> dict[str, Any]:
     resource = view.resource
-    success = _success("The row as it was stored.", _one(row), **_headers("Location", "ETag"))
+    success = _success("The row as it was stored.", _one(row), **_headers("Location", "ETag", "Idempotency-Replayed"))
     if set(resource.key) <= resource.visible.keys():
         success["links"] = {
             name: {"operationId": f"{resource.name}_{name}", "parameters": {"key": _key_expression(resource)}}
@@ -339,7 +341,7 @@ def _create(view: _View, row: Schema, shared: _Shared) -> dict[str, Any]:
         "create",
         f"Create a row of {resource.name}",
         {"201": success},
-        parameters=[_ref("parameters", "RequestId")],
+        parameters=_parameters("IdempotencyKey", "RequestId"),
         requestBody=_body(shared.share(f"{resource.name}.create", _create_schema(view.create)), JSON),
     )
 
@@ -350,12 +352,13 @@ def _patch(view: _View, row: Schema, shared: _Shared) -> dict[str, Any]:
         resource,
         "patch",
         f"Change fields of one row of {resource.name}",
-        {"200": _success("The row as it is now.", _one(row), ETag=_ref("headers", "ETag"))} | _conditional_errors(resource),
+        {"200": _success("The row as it is now.", _one(row), **_headers("ETag", "Idempotency-Replayed"))}
+        | _conditional_errors(resource),
         description=(
             "Fields that are not sent keep their values. As `application/merge-patch+json` (RFC 7396) an object sent for a "
             "JSON field is merged into what is stored; as `application/json` it takes its place."
         ),
-        parameters=[_if_match(resource), *_parameters("RequestId")],
+        parameters=[_if_match(resource), *_parameters("IdempotencyKey", "RequestId")],
         requestBody=_body(shared.share(f"{resource.name}.patch", _patch_schema(view.patch)), JSON, MERGE_PATCH),
     )
 
@@ -365,8 +368,9 @@ def _delete(resource: Resource) -> dict[str, Any]:
         resource,
         "delete",
         f"Delete one row of {resource.name}",
-        {"204": {"description": "It is gone.", "headers": _headers(*ALWAYS)}} | _conditional_errors(resource),
-        parameters=[_if_match(resource), *_parameters("RequestId")],
+        {"204": {"description": "It is gone.", "headers": _headers(*ALWAYS, "Idempotency-Replayed")}}
+        | _conditional_errors(resource),
+        parameters=[_if_match(resource), *_parameters("IdempotencyKey", "RequestId")],
     )
 
 
@@ -739,6 +743,13 @@ _COMMON_PARAMETERS: dict[str, Any] = {
         "description": "The caller's name for this request, which the answer and the logs carry; a new one where it is not sane.",
         "schema": {"type": "string"},
     },
+    "IdempotencyKey": {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "description": "A text of the caller's choice, in quotes, such as a new UUID for each thing to be done. The same request "
+        "under the same key is done once, however often it is sent: see `Idempotency-Replayed`; meanwhile it is a 409.",
+        "schema": {"type": "string", "pattern": f"^{IDEMPOTENCY_KEY}$"},
+    },
     "IfNoneMatch": {
         "name": "If-None-Match",
         "in": "header",
@@ -779,6 +790,10 @@ _HEADERS: dict[str, Any] = {
         "description": "The path of the new row.",
         "required": True,
         "schema": {"type": "string", "format": "uri-reference"},
+    },
+    "Idempotency-Replayed": {
+        "description": "On what was written earlier, under the same `Idempotency-Key`: this is what was answered then.",
+        "schema": {"const": "true"},
     },
     "ETag": {
         "description": "What the row is now and how it is shown: a strong entity tag, for `If-None-Match` and `If-Match`.",

@@ -83,6 +83,7 @@ class Headers(msgspec.Struct, frozen=True):
     server_timing: bytes = b""
     accept: bytes = b""
     consistency: bytes = b""
+    idempotency_key: bytes = b""
 
 
 _READ = frozenset(
@@ -99,10 +100,11 @@ _READ = frozenset(
         b"server-timing",
         b"accept",
         b"x-consistency-token",
+        b"idempotency-key",
     }
 )
-_LISTS = frozenset({b"if-match", b"if-none-match", b"tracestate", b"x-consistency-token"})
-"""Headers that may stand several times and are one list then."""
+_LISTS = frozenset({b"if-match", b"if-none-match", b"tracestate", b"x-consistency-token", b"idempotency-key"})
+"""Headers that may stand several times and are one list then; a list of keys is no key, and refused as that."""
 
 
 def read_headers(scope: Scope) -> Headers:
@@ -132,6 +134,7 @@ def read_headers(scope: Scope) -> Headers:
         told(b"server-timing", b""),
         told(b"accept", b""),
         told(b"x-consistency-token", b""),
+        told(b"idempotency-key", b""),
     )
 
 

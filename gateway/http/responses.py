@@ -14,6 +14,8 @@ from gateway.pipeline import Created, Explained, Freshness, Page, Row
 
 Header = tuple[bytes, bytes]
 JSON = (b"content-type", b"application/json")
+REPLAYED: Header = (b"idempotency-replayed", b"true")
+"""On what was written earlier, under the same Idempotency-Key."""
 
 
 class Response(msgspec.Struct, frozen=True):
@@ -61,6 +63,8 @@ def row_response(row: Row, freshness: Freshness | None = None, asked: Headers | 
     body = b'{"data":' + row.text.encode() + b"}"
     tag = entity_tag(row.state, body)
     headers = (*_read_headers(freshness), (b"etag", tag))
+    if row.replayed:
+        headers = (*headers, REPLAYED)
     if asked is not None:
         if asked.if_match:
             check_match(asked, row.state, tag)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -51,6 +52,7 @@ from gateway.http.requests import (
     split_path,
 )
 from gateway.http.responses import (
+    REPLAYED,
     Header,
     Response,
     allow_response,
@@ -61,6 +63,7 @@ from gateway.http.responses import (
     row_response,
 )
 from gateway.http.timing import Mode, is_wanted, server_timing
+from gateway.idempotency import HEADER, IDEMPOTENCY_KEY, Once, once
 from gateway.pipeline import Pipeline
 from gateway.query.ast import States
 from gateway.query.plan import refuse_parameters
@@ -285,17 +288,20 @@ class DataRoutes:
         if key is None:
             media_type(headers, JSON_TYPES)
             body = await self._body(headers, receive)
+            this = _once(headers, caller, "create", resource, None, body)
             with self._deadlines.within(pipeline.bound_seconds(resource), OutcomeUnknown):
-                created = await pipeline.create_row(resource, body, grant)
+                created = await pipeline.create_row(resource, body, grant, this)
             return created_response(created, scope["raw_path"].decode("latin-1"))
         if scope["method"] == "DELETE":
+            this = _once(headers, caller, "delete", resource, key, b"")
             with self._deadlines.within(pipeline.bound_seconds(resource), OutcomeUnknown):
-                await pipeline.delete_row(resource, key, grant, states)
-            return NO_CONTENT
+                gone_before = await pipeline.delete_row(resource, key, grant, states, this)
+            return GONE_BEFORE if gone_before else NO_CONTENT
         merge = media_type(headers, PATCH_TYPES) == b"application/merge-patch+json"
         body = await self._body(headers, receive)
+        this = _once(headers, caller, "patch", resource, key, body)
         with self._deadlines.within(pipeline.bound_seconds(resource), OutcomeUnknown):
-            row = await pipeline.patch_row(resource, key, body, merge, grant, states)
+            row = await pipeline.patch_row(resource, key, body, merge, grant, states, this)
         return row_response(row)
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
@@ -308,6 +314,28 @@ class DataRoutes:
 
 def _read_late() -> Unavailable:
     return Unavailable("The database did not answer in time.")
+
+
+def _once(
+    headers: Headers,
+    caller: Caller | None,
+    operation: Operation,
+    resource: Resource,
+    key: tuple[str, ...] | None,
+    body: bytes,
+) -> Once | None:
+    """What the request's Idempotency-Key names; None without one. Raises ValidationFailed for one that is not written as it must.
+
+    Callers without a token share what they name: nobody can be told from another by an address, which changes as phones move.
+    """
+    if not headers.idempotency_key:
+        return None
+    written = headers.idempotency_key.strip()
+    if _IDEMPOTENCY_KEY.fullmatch(written) is None:
+        takes = 'takes one text of 1 to 255 printable characters, in quotes: "8e03978e-40d5-43dd-bc93-6894a57f9324"'
+        raise ValidationFailed("A header is not valid.", [Problem(HEADER, takes)])
+    asks = () if caller is None else (str(caller.claims.get("iss", "")), caller.subject)
+    return once(written.decode(), asks, (operation, resource.id, key), (headers.content_type, headers.if_match, body))
 
 
 def _condition(resource: Resource, key: tuple[str, ...] | None, headers: Headers) -> States | None:
@@ -386,6 +414,8 @@ def _document(serving: Serving, version: str, method: str, caller: Caller | None
 
 WRITES: dict[str, Operation] = {"POST": "create", "PATCH": "patch", "DELETE": "delete"}
 NO_CONTENT = Response(204, (), b"")
+GONE_BEFORE = Response(204, (REPLAYED,), b"")
+_IDEMPOTENCY_KEY = re.compile(IDEMPOTENCY_KEY.encode())
 
 
 async def send_response(

@@ -33,6 +33,7 @@ from gateway.events import (
     BreakerMoved,
     Event,
     Handlers,
+    IdempotencyReplayed,
     MigrationsCompared,
     Reloaded,
     ReplicaRead,
@@ -100,6 +101,7 @@ TABLE: tuple[Row, ...] = (
     Row("catalog_broken_resources", "gauge", "Resources that are not, for their faults.", across="max"),
     Row("catalog_version", "gauge", "Counts up with each reload that took effect.", across="max"),
     Row("catalog_reloads_total", "counter", "Reloads, by what came of them.", ("outcome",)),
+    Row("idempotency_replays_total", "counter", "Writes answered with what was kept of them."),
     Row("db_migrations_behind", "gauge", "Revisions that are not applied.", across="max"),
     Row("log_lines_dropped_total", "counter", "Log lines that nobody read in time."),
     Row("gateway_build_info", "gauge", "1, with the version.", ("version", "python"), across="max"),
@@ -110,6 +112,7 @@ COUNTED: Mapping[type[Event], tuple[str, tuple[str, ...]]] = {
     BreakerMoved: ("circuit_breaker_transitions_total", ("name", "state")),
     Retried: ("db_retries_total", ("reason",)),
     Shed: ("requests_shed_total", ("reason",)),
+    IdempotencyReplayed: ("idempotency_replays_total", ()),
     Reloaded: ("catalog_reloads_total", ("outcome",)),
     ReplicaRead: ("replica_reads_total", ("outcome",)),
 }

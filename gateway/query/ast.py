@@ -179,6 +179,7 @@ class WriteShape(msgspec.Struct, frozen=True):
     `where` holds of the row before the write, `check` of the row after it, or nothing is written; the answer shows the row
     where `seen` holds of it. With `conditional` the row must be in one of the given states (`If-Match`). Values: one for each
     assignment (a merge's own), the key's parts, those of `where`, the list of states if `conditional`, those of the others.
+    `once` has it keep its answer under an Idempotency-Key; then the lock, the id, the fingerprint and the view come first.
     """
 
     operation: Literal["create", "patch", "delete"]
@@ -189,6 +190,7 @@ class WriteShape(msgspec.Struct, frozen=True):
     check: Filter | None = None
     seen: Filter | None = None
     conditional: bool = False
+    once: bool = False
 
 
 class GetPlan(msgspec.Struct, frozen=True):

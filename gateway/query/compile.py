@@ -10,6 +10,7 @@ PostgreSQL builds the JSON: each statement's first column is a row's JSON text, 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 
@@ -132,34 +133,102 @@ def compile_batch(shape: GetShape | ListShape, resource: Resource) -> str:
     return f"SELECT p.*, q.n FROM unnest({arrays}) WITH ORDINALITY AS q({names}, n) CROSS JOIN LATERAL ({single}) AS p"
 
 
+class _Write(NamedTuple):
+    """A write, and what it answers, read from it as `w`: columns of these names."""
+
+    statement: str
+    answer: str
+    columns: tuple[str, ...]
+
+
 def compile_write(shape: WriteShape, resource: Resource) -> str:
     """Columns of a create and a patch: the row's JSON and the number of its state; of a create then its key as a JSON array.
 
-    A delete answers just that there was a row.
+    A delete answers just that there was a row. One that keeps its answer has other columns: see `_kept`.
     """
     parameters = _Parameters()
+    if shape.once:
+        return _kept(shape, resource, parameters)
+    write = _write(shape, resource, parameters)
+    return f"WITH w AS ({write.statement}) {write.answer}" if write.answer else write.statement
+
+
+def _write(shape: WriteShape, resource: Resource, parameters: _Parameters, condition: str = "") -> _Write:
+    """The write, of a row for which also `condition` holds."""
     table = f"{qualified(resource)} AS t"
     assigned = [(resource.fields[assignment.field], assignment.merge) for assignment in shape.assigned]
     if shape.operation == "create":
-        columns = ", ".join(quote(field.column) for field, _ in assigned)
+        columns = f"({', '.join(quote(field.column) for field, _ in assigned)}) " if assigned else ""
         given = ", ".join(_cast(parameters.next(), field.type) for field, _ in assigned)
-        values = f"({columns}) VALUES ({given})" if assigned else "DEFAULT VALUES"
-        return _answering(f"INSERT INTO {table} {values}", shape, resource, parameters)
+        values = f"VALUES ({given})" if assigned else "DEFAULT VALUES"
+        if condition:
+            values = f"SELECT {given} WHERE {condition}"
+        return _answering(f"INSERT INTO {table} {columns}{values}", shape, resource, parameters)
     changes = ", ".join(_change(field, merge, parameters) for field, merge in assigned)
     conditions = _key_conditions(resource, parameters)
     rule = _where(shape.where, resource, parameters)
     states = f"{_state(resource)} = ANY ({parameters.next()}::bigint[])" if shape.conditional else ""
-    matching = _and([*conditions, *filter(None, (rule, states))])
+    matching = _and([*conditions, *filter(None, (rule, states, condition))])
     if shape.operation == "delete":
-        return f"DELETE FROM {table}{matching} RETURNING 1"
+        return _Write(f"DELETE FROM {table}{matching} RETURNING 1", "", ())
     return _answering(f"UPDATE {table} SET {changes}{matching}", shape, resource, parameters)
+
+
+KEPT_TABLE = "gateway.idempotency_keys"
+"""Where answers are kept; in a schema of its own, which belongs to nobody's data."""
+
+KEPT_IS_READY = """
+SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname || '.' || c.relname = $1 AND has_schema_privilege(n.oid, 'USAGE')
+    AND has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT'))
+"""
+"""Whether the table is there, and open to this role. Values: its name."""
+
+READ_KEPT = f"SELECT fingerprint, view, answer, state, key FROM {KEPT_TABLE} WHERE id = $1::bytea"
+"""What is kept. Values: the id."""
+
+CLEANING_LOCK = 7093846120573490
+CLEAN_KEPT = f"""
+WITH gate AS MATERIALIZED (SELECT pg_try_advisory_xact_lock({CLEANING_LOCK}) AS mine),
+old AS (SELECT id FROM {KEPT_TABLE} WHERE kept_at < now() - make_interval(secs => $1::float8) AND (SELECT mine FROM gate)
+    ORDER BY kept_at LIMIT $2::bigint FOR UPDATE SKIP LOCKED),
+gone AS (DELETE FROM {KEPT_TABLE} AS k USING old WHERE k.id = old.id RETURNING 1)
+SELECT count(*) FROM gone
+"""
+"""How many were deleted, where no other process is at it. Values: seconds to keep an answer, rows at the most."""
+
+
+def _kept(shape: WriteShape, resource: Resource, parameters: _Parameters) -> str:
+    """A write that takes place once, and keeps its answer in the same statement.
+
+    One row: `free`, whether nobody is at the same request; what is kept of it (`fingerprint` is null where nothing is, or was
+    when the statement began); `done`, whether it was written now. `answer`, `state` and `key` are of whichever there is.
+    """
+    lock, place, fingerprint, view = (parameters.next() for _ in range(4))
+    write = _write(shape, resource, parameters, "(SELECT free FROM gate) AND NOT EXISTS (SELECT FROM kept)")
+    if write.answer:
+        key = "k::text" if "k" in write.columns else "NULL::text"
+        checked = "g" if "g" in write.columns else "0"
+        made = f"SELECT j::text AS j, v, {key} AS k, {checked} AS g FROM ({write.answer}) AS a ({', '.join(write.columns)})"
+    else:
+        made = "SELECT NULL::text AS j, 0::bigint AS v, NULL::text AS k, 0 AS g FROM w"
+    keep = f"INSERT INTO {KEPT_TABLE} (id, fingerprint, view, answer, state, key)"
+    return (
+        f"WITH gate AS MATERIALIZED (SELECT pg_try_advisory_xact_lock({lock}::bigint) AS free), "
+        f"kept AS MATERIALIZED (SELECT fingerprint, view, answer, state, key FROM {KEPT_TABLE} WHERE id = {place}::bytea), "
+        f"w AS ({write.statement}), made AS MATERIALIZED ({made}), "
+        f"keep AS ({keep} SELECT {place}::bytea, {fingerprint}::bytea, {view}::bytea, j, v, k FROM made) "
+        "SELECT gate.free, kept.fingerprint, kept.view, COALESCE(made.g = 0, false) AS done, "
+        "COALESCE(made.j, kept.answer) AS answer, COALESCE(made.v, kept.state) AS state, COALESCE(made.k, kept.key) AS key "
+        "FROM gate LEFT JOIN kept ON true LEFT JOIN made ON true"
+    )
 
 
 REFUSED = "gateway: the row is outside the grant"
 """What PostgreSQL's error says when a written row fails its check: the statement undoes itself, in one round trip."""
 
 
-def _answering(write: str, shape: WriteShape, resource: Resource, parameters: _Parameters) -> str:
+def _answering(write: str, shape: WriteShape, resource: Resource, parameters: _Parameters) -> _Write:
     """A write, then what it answers: the row, shown where it may be, its state, and for a create its key.
 
     The state comes out of the write as `xmin`, which no column of a table can be called.
@@ -174,13 +243,14 @@ def _answering(write: str, shape: WriteShape, resource: Resource, parameters: _P
     beside += [f"{seen} AS s"] if seen else []
     beside += [f"CASE WHEN {check} THEN 0 ELSE (random()::text || ' {REFUSED}')::integer END AS g"] if check else []
     shown = [resource.fields[name] for name in shape.fields]
-    columns = ", ".join([*(f"{_out(field)} AS c{position}" for position, field in enumerate(shown)), *beside])
+    selected = ", ".join([*(f"{_out(field)} AS c{position}" for position, field in enumerate(shown)), *beside])
     named = ", ".join(f"i.c{position} AS {quote(field.name)}" for position, field in enumerate(shown))
     row = "row_to_json(r.*)" if shown else "'{}'::json"
     answer = [f"CASE WHEN i.s THEN {row} ELSE '{{}}'::json END" if seen else row]
-    answer += [f"i.{column.rsplit(' ', 1)[1]}" for column in beside if not column.endswith(" s")]
-    source = f" FROM (SELECT {columns} FROM w AS t) AS i CROSS JOIN LATERAL (SELECT {named}) AS r"
-    return f"WITH w AS ({write}) SELECT {', '.join(answer)}{source}"
+    names = [column.rsplit(" ", 1)[1] for column in beside if not column.endswith(" s")]
+    answer += [f"i.{name}" for name in names]
+    source = f" FROM (SELECT {selected} FROM w AS t) AS i CROSS JOIN LATERAL (SELECT {named}) AS r"
+    return _Write(write, f"SELECT {', '.join(answer)}{source}", ("j", *names))
 
 
 def compile_outside(shape: WriteShape, resource: Resource) -> str:

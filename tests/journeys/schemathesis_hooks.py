@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from typing import Any
 from urllib.parse import urlencode
 
@@ -20,6 +21,8 @@ from gateway.query.syntax.json import LOGIC, MAX_DEPTH
 DEFAULT_LIMIT = 100
 MADE_BY_THE_GATEWAY = ("If-Match", "If-None-Match")
 """Headers that hold what an answer had: one that was made up is well formed, and 412, or names nothing."""
+CHOSEN_ONCE = "Idempotency-Key"
+"""Made up from the same few letters again and again it would name another request, which is 422."""
 MAX_QUERY_BYTES = MAX_HEAD_BYTES - 4096
 
 
@@ -37,6 +40,8 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
     for name in MADE_BY_THE_GATEWAY:
         if case.headers and name in case.headers:
             del case.headers[name]
+    if case.headers and CHOSEN_ONCE in case.headers:
+        case.headers[CHOSEN_ONCE] = f'"{uuid.uuid4()}"'
 
 
 def keep_within_limits(query: dict[str, Any]) -> None:

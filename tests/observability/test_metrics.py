@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway.errors import ERRORS
 from gateway.events import (
     BatchAnswered,
+    IdempotencyReplayed,
     MigrationsCompared,
     Purpose,
     RequestEnded,
@@ -91,6 +92,7 @@ def test_a_statement_is_timed_without_its_wait() -> None:
     observe(MigrationsCompared(2))
     observe(MigrationsCompared(1))
     observe(Retried("lost"))
+    observe(IdempotencyReplayed())
     found = scraped(metrics)
     assert found["db_pool_acquire_seconds_sum", ()] == pytest.approx(0.5)
     assert found["db_statement_duration_seconds_sum", (("operation", "get"),)] == pytest.approx(1.003)
@@ -99,6 +101,7 @@ def test_a_statement_is_timed_without_its_wait() -> None:
     }
     assert found["db_migrations_behind", ()] == 1
     assert found["db_retries_total", (("reason", "lost"),)] == 1
+    assert found["idempotency_replays_total", ()] == 1
     assert found["coalesced_batch_size_bucket", (("kind", "read"), ("le", "16.0"))] == 1
 
 

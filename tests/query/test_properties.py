@@ -273,6 +273,8 @@ def test_any_body_is_a_plan_or_an_error_of_ours(body: bytes, merge: bool, found:
             check_told(error)
             continue
         check_parameters(row_sql(plan, found), plan.values)
+        kept = WritePlan(msgspec.structs.replace(plan.shape, once=True), (1, b"id", b"print", b"view", *plan.values))
+        check_parameters(row_sql(kept, found), kept.values)
 
 
 @settings(parent=FEW, max_examples=700)
