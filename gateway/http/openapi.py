@@ -279,7 +279,7 @@ def _tag(resource: Resource) -> dict[str, str]:
 
 
 def _operation(resource: Resource, name: str, summary: str, success: dict[str, Any], **more: Any) -> dict[str, Any]:
-    responses = success | _error_responses(OPERATION_ERRORS[name])
+    responses = success | _error_responses(_errors(resource, name))
     more["parameters"] = [*more.get("parameters", ()), _ref("parameters", "ConsistencyToken")]
     if name not in ("list", "get"):
         for response in success.values():
@@ -352,8 +352,7 @@ def _patch(view: _View, row: Schema, shared: _Shared) -> dict[str, Any]:
         resource,
         "patch",
         f"Change fields of one row of {resource.name}",
-        {"200": _success("The row as it is now.", _one(row), **_headers("ETag", "Idempotency-Replayed"))}
-        | _conditional_errors(resource),
+        {"200": _success("The row as it is now.", _one(row), **_headers("ETag", "Idempotency-Replayed"))},
         description=(
             "Fields that are not sent keep their values. As `application/merge-patch+json` (RFC 7396) an object sent for a "
             "JSON field is merged into what is stored; as `application/json` it takes its place."
@@ -368,8 +367,7 @@ def _delete(resource: Resource) -> dict[str, Any]:
         resource,
         "delete",
         f"Delete one row of {resource.name}",
-        {"204": {"description": "It is gone.", "headers": _headers(*ALWAYS, "Idempotency-Replayed")}}
-        | _conditional_errors(resource),
+        {"204": {"description": "It is gone.", "headers": _headers(*ALWAYS, "Idempotency-Replayed")}},
         parameters=[_if_match(resource), *_parameters("IdempotencyKey", "RequestId")],
     )
 
@@ -387,8 +385,9 @@ def _if_match(resource: Resource) -> dict[str, Any]:
     }
 
 
-def _conditional_errors(resource: Resource) -> dict[str, Any]:
-    return _error_responses((PreconditionRequired,)) if resource.require_if_match else {}
+def _errors(resource: Resource, name: str) -> tuple[type[GatewayError], ...]:
+    required = (PreconditionRequired,) if resource.require_if_match and name in ("patch", "delete") else ()
+    return (*OPERATION_ERRORS[name], *required)
 
 
 def _parameters(*names: str) -> list[dict[str, Any]]:

@@ -189,7 +189,8 @@ async def run(over: Works, writes: int, writers: int, seed: int, with_server: bo
 
     async with (
         httpx.AsyncClient(timeout=20, limits=httpx.Limits(max_keepalive_connections=0)) as client,
-        asyncio.TaskGroup() as group,chaos(over, chance, with_server)
+        asyncio.TaskGroup() as group,
+        chaos(over, chance, with_server),
     ):
         await asyncio.gather(*(group.create_task(work(client)) for _ in range(writers)))
     return outcomes
