@@ -8,13 +8,17 @@ import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from types import SimpleNamespace
+from typing import cast
 
 import asyncpg
 import msgspec
 import pytest
+import uvloop
 
+from gateway.connect import Connection
 from gateway.database.execute import Database
-from gateway.database.pool import SESSION, Pool, PoolOptions
+from gateway.database.pool import KEEPALIVE, SESSION, Pool, PoolOptions, _keep_alive
 from gateway.database.retry import NoConnection
 from gateway.errors import DatabaseTimeout, GatewayError, Unavailable
 from tests.conftest import throwaway_database
@@ -472,6 +476,22 @@ def test_a_session_has_its_settings_and_its_name(url: str) -> None:
             pool.release(connection)
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("run_in", [asyncio.run, uvloop.run])
+def test_a_peer_that_vanishes_without_a_word_is_asked_for(run_in: Callable[..., None]) -> None:
+    async def run() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, *listener.getsockname())
+            _keep_alive(cast("Connection", SimpleNamespace(_transport=transport)))
+            found = transport.get_extra_info("socket")
+            assert found.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            for option, value in KEEPALIVE.items():
+                if hasattr(socket, option):
+                    assert found.getsockopt(socket.IPPROTO_TCP, getattr(socket, option)) == value, option
+            transport.abort()
+
+    run_in(run())
 
 
 # --- statements --------------------------------------------------------------------------------------------------------
