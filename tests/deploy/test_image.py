@@ -94,13 +94,15 @@ def test_the_commands_answer_in_it(image: Image, database_url: str) -> None:
 
 WATCH = """
 import os, sys
+DIRECTORY_AT = {"os.mkdir": 2, "os.rename": 2, "os.remove": 1, "os.rmdir": 1, "os.link": 2, "os.symlink": 2, "os.chmod": 2}
 def told(event, arguments):
     if event == "open" and isinstance(arguments[0], (str, bytes)) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-        os.write(2, b"WROTE " + os.fsencode(arguments[0]) + b"\\n")
-    elif event == "os.remove" and arguments[1] != -1:
-        pass  # a name in a directory that is being removed, which shutil.rmtree tells of
-    elif event in ("os.mkdir", "os.rename", "os.remove", "os.link", "os.symlink", "os.chmod", "shutil.rmtree"):
-        os.write(2, b"WROTE " + os.fsencode(arguments[0]) + b"\\n")
+        say(arguments[0])
+    elif event in DIRECTORY_AT:
+        directory = arguments[DIRECTORY_AT[event]]  # a descriptor, or -1
+        say(os.path.join(os.readlink(f"/proc/self/fd/{directory}") if directory != -1 else "", os.fsdecode(arguments[0])))
+def say(place):
+    os.write(2, b"WROTE " + os.fsencode(place) + b"\\n")
 sys.addaudithook(told)
 os.write(2, b"WATCHED\\n")
 """
