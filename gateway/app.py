@@ -46,6 +46,7 @@ from gateway.guards.policy import STANDARD_CLAIMS, AccessRow, access_table, acce
 from gateway.guards.ratelimit import RateLimiter, resource_limit
 from gateway.guards.tokens import Caller, TokenRules, TokenVerifier
 from gateway.http.admission import Admission
+from gateway.http.arrivals import Arrivals
 from gateway.http.deprecation import deprecations
 from gateway.http.docs import docs_asset
 from gateway.http.edge import PRIVATE, SECURITY, cors, trusted_networks
@@ -212,6 +213,7 @@ class Gateway:
             self.observe,
         )
         self._database = Database(self.pool, observe=self.observe, comments=settings.trace_sql_comments)
+        self.arrivals = Arrivals(self.observe)
         servers = 1 + len(settings.database_replica_urls)
         self.gate = Gate(2 * settings.database_pool_max * servers, settings.database_acquire_timeout_seconds / 2, self.observe)
         self._migrations = MigrationWatch(self._database, self.observe)

@@ -19,10 +19,12 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
 import httptools
+from starlette.types import Receive, Scope
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import (
     HEADER_RE,
@@ -32,7 +34,8 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from gateway.errors import GatewayError, Problem, ValidationFailed
+from gateway.errors import GatewayError, Problem, Unavailable, ValidationFailed
+from gateway.http.arrivals import Arrivals
 from gateway.http.edge import CLOSE, MAX_HEAD_BYTES, MAX_HEADERS, SECURITY, head_too_large
 from gateway.http.requests import read_headers
 from gateway.http.responses import Header, problem_response
@@ -175,6 +178,21 @@ class Cycle(RequestResponseCycle):
         self.on_response()
 
 
+LATE = problem_response(Unavailable("The service has more to do than it can; try again."))
+LATE_LINES = b"".join(map(_line, (*LATE.headers, *SECURITY, (b"content-length", str(len(LATE.body)).encode()))))
+DATA_PATH = b"/api/"
+PLAIN_READ = b"GET " + DATA_PATH
+END_OF_HEAD = b"\r\n\r\n"
+HTTP_1_1 = b" HTTP/1.1\r\n"
+NOT_PLAIN = re.compile(rb"\n(?:content-length|transfer-encoding|expect|upgrade|connection:[ \t]*close)", re.IGNORECASE)
+"""What a head must not have for its request to end with it, and its connection to go on."""
+REQUEST_ID = re.compile(rb"\nx-request-id:[ \t]*([A-Za-z0-9._:-]{1,128})[ \t]*\r", re.IGNORECASE)
+
+
+async def _refuse_late(scope: Scope, _receive: Receive, send: Any) -> None:
+    await send.respond(LATE.status, [*LATE.headers, *SECURITY, (b"x-request-id", read_headers(scope).request_id)], LATE.body)
+
+
 class _NoTrailers(list[Header]):
     """Where what comes after a body goes. RFC 9110, 6.5.1: a trailer is no header unless somebody knows that it may be one."""
 
@@ -202,9 +220,11 @@ class HttpProtocol(HttpToolsProtocol):
     _deadline: asyncio.TimerHandle | None = None
     _refusal: GatewayError | None = None
     _idle_since = 0.0
+    _arrivals: Arrivals | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._arrivals = getattr(self.app, "arrivals", None)
         self._set_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -212,6 +232,10 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        arrivals = self._arrivals
+        if arrivals is not None and arrivals.full and self._is_plain_read(data):
+            self._refuse_unread(data, arrivals)
+            return
         self._packet_bytes = len(data)
         try:
             self.parser.feed_data(data)
@@ -277,10 +301,57 @@ class HttpProtocol(HttpToolsProtocol):
             on_response=self.on_response_complete,
         )
         if before is None or before.response_complete:
-            self._start_asgi_task(self.cycle, self.app)
+            self._begin(self.cycle, raw_path)
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
+
+    # More than can be done: see `arrivals`.
+
+    def _begin(self, cycle: RequestResponseCycle, raw_path: bytes) -> None:
+        """Now, or when its turn has come; or a refusal. What is not on the data path, such as health, is never kept waiting."""
+        arrivals = self._arrivals
+        if arrivals is None or not raw_path.startswith(DATA_PATH):
+            self._start_asgi_task(cycle, self.app)
+        elif arrivals.full:
+            self._begin_if(cycle, in_time=False)
+        else:
+            arrivals.come(partial(self._begin_if, cycle))
+
+    def _begin_if(self, cycle: RequestResponseCycle, in_time: bool) -> None:
+        if not in_time and self._arrivals is not None:
+            self._arrivals.refused()
+        self._start_asgi_task(cycle, self.app if in_time else _refuse_late)
+
+    def _is_plain_read(self, data: bytes) -> bool:
+        """Whether the packet is one whole GET of data, after which the connection goes on: then the parser need not see it.
+
+        Whatever is not surely that is parsed: a body taken for a request, or the other way round, would be a hole.
+        """
+        cycle = self.cycle
+        return (
+            data.startswith(PLAIN_READ)
+            and data.find(END_OF_HEAD) == len(data) - len(END_OF_HEAD)
+            and not self._in_head
+            and (cycle is None or (cycle.response_complete and not cycle.more_body))
+            and HTTP_1_1 in data
+            and data.count(b"\n") == data.count(b"\r\n")
+            and NOT_PLAIN.search(data) is None
+            and not self._is_draining()
+            and not self.transport.is_closing()
+            and self.transport.get_write_buffer_size() == 0
+        )
+
+    def _refuse_unread(self, data: bytes, arrivals: Arrivals) -> None:
+        arrivals.refused()
+        self._idle_since = self.loop.time()
+        self._drop_deadline()  # of a connection's first request; from now on it is idle as after an answer
+        if self.timeout_keep_alive_task is None:
+            self._set_keep_alive(self.timeout_keep_alive)
+        sent = REQUEST_ID.search(data)
+        request_id = sent[1] if sent is not None else read_headers({"headers": ()}).request_id
+        head = STATUS_LINE[LATE.status], _dated.lines(self.server_state.default_headers), LATE_LINES
+        self.transport.write(b"".join([*head, b"x-request-id: ", request_id, END_OF_HEAD, LATE.body]))
 
     def on_body(self, body: bytes) -> None:
         cycle = self.cycle
@@ -303,8 +374,8 @@ class HttpProtocol(HttpToolsProtocol):
             return
         self.flow.resume_reading()
         if self.pipeline:
-            cycle, application = self.pipeline.pop()
-            self._start_asgi_task(cycle, application)
+            cycle, _ = self.pipeline.pop()
+            self._begin(cycle, cycle.scope["raw_path"])
             return
         self._idle_since = self.loop.time()
         if self.timeout_keep_alive_task is None:

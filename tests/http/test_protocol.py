@@ -65,6 +65,7 @@ async def serving(
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         timeout_keep_alive=timeout_keep_alive,
         timeout_graceful_shutdown=5,
     )
