@@ -124,10 +124,10 @@ class Reloader:
                 return self._tell("unchanged")
             await self._swap(draft)
         except ConfigurationError as fault:
-            return self._refuse(str(fault))
+            return self._refuse(str(fault), logging.ERROR if with_files else logging.WARNING)
         except Exception:
             logger.exception("reload: failed")
-            return self._refuse("a fault of the gateway; the log has it")
+            return self._refuse("a fault of the gateway; the log has it", logging.ERROR)
         self.version += 1
         logger.warning("reload: %d resources are served anew", len(draft.catalog.resources))
         return self._tell("swapped")
@@ -137,9 +137,10 @@ class Reloader:
         self._observe(Reloaded(outcome))
         return outcome == "swapped"
 
-    def _refuse(self, reason: str) -> bool:
+    def _refuse(self, reason: str, level: int) -> bool:
+        """Nobody asked for one that a statement brought about: a table that is gone is no error of the gateway's."""
         first = reason.partition("\n")[0]
-        logger.error("reload: refused, what was served before goes on: %s", reason)
+        logger.log(level, "reload: refused, what was served before goes on: %s", reason)
         self.notice = f"the last reload was refused, what was served before goes on: {first}; the log says more"
         self._observe(Reloaded("refused", first))
         return False
