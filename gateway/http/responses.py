@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
@@ -115,13 +116,16 @@ def _text_or_null(cursor: str | None) -> str:
     return "null" if cursor is None else f'"{cursor}"'
 
 
+MAX_KNOWN_TARGET = 600
+"""A longer path and query are worked out anew: what strangers send must not fill the memory."""
+
 MAX_LINKED_CURSOR = 2000
 """A longer cursor stands in `meta` alone: many clients take no more than 8 kB of headers."""
 
 
 def _links(page: Page, path: str, query_string: bytes) -> bytes:
-    kept = "".join(f"{_safe(piece)}&" for piece in query_string.split(b"&") if piece and not _leads(piece))
-    base = f"<{quote(path, safe='/%,')}?{kept}"
+    known = len(path) + len(query_string) <= MAX_KNOWN_TARGET
+    base = _base(path, query_string) if known else _base.__wrapped__(path, query_string)
     links: list[str] = []
     if page.next_cursor and len(page.next_cursor) <= MAX_LINKED_CURSOR:
         links.append(f'{base}cursor={page.next_cursor}>; rel="next"')
@@ -133,6 +137,13 @@ def _links(page: Page, path: str, query_string: bytes) -> bytes:
     elif page.prev_cursor and len(page.prev_cursor) <= MAX_LINKED_CURSOR:
         links.append(f'{base}cursor={page.prev_cursor}>; rel="prev"')
     return ", ".join(links).encode("latin-1")
+
+
+@lru_cache(maxsize=2000)
+def _base(path: str, query_string: bytes) -> str:
+    """What the links of a list have in common: all that the caller asked for, but which page."""
+    kept = "".join(f"{_safe(piece)}&" for piece in query_string.split(b"&") if piece and not _leads(piece))
+    return f"<{quote(path, safe='/%,')}?{kept}"
 
 
 def _leads(parameter: bytes) -> bool:
