@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -35,11 +36,15 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from gateway.errors import GatewayError, Problem, Unavailable, ValidationFailed
+from gateway.events import Observer, RequestEnded, Timeline, nobody
 from gateway.http.arrivals import Arrivals
 from gateway.http.edge import CLOSE, MAX_HEAD_BYTES, MAX_HEADERS, SECURITY, head_too_large
 from gateway.http.requests import read_headers
 from gateway.http.responses import Header, problem_response
 from gateway.http.server import DrainableState
+
+UNREADABLE_ROUTE = "/{unknown}"
+"""Of what is no request: its path is not known, or not believed."""
 
 HEAD_DEADLINE_SECONDS = 10.0
 
@@ -471,10 +476,17 @@ class HttpProtocol(HttpToolsProtocol):
         self._refusal = error
         self.send_400_response("")
 
+    def _tell(self, status: int, code: str, request_id: str) -> None:
+        """Whoever watches the application hears of what never reaches it too."""
+        observe: Observer = getattr(self.app, "observe", nobody)
+        now = time.perf_counter()
+        observe(RequestEnded("", status, now, now, "", code, Timeline(request_id, UNREADABLE_ROUTE)))
+
     def _refusal_bytes(self) -> bytes:
         error = self._refusal or ValidationFailed("The request is not valid HTTP.", headers=[CLOSE])
         response = problem_response(error)
         request_id = read_headers({"headers": ()}).request_id
+        self._tell(response.status, error.code, request_id.decode())
         length = str(len(response.body)).encode()
         headers = [*self.server_state.default_headers, *response.headers, *SECURITY]
         headers += [(b"x-request-id", request_id), (b"content-length", length)]

@@ -123,6 +123,9 @@ BREAKER_STATES: Mapping[str, float] = {"closed": 0, "half_open": 1, "open": 2}
 SET: Mapping[type[Event], tuple[str, str]] = {MigrationsCompared: ("db_migrations_behind", "behind")}
 """Events that tell what a gauge is now: the gauge, and the member with its value."""
 
+OPENMETRICS_TYPE = "application/openmetrics-text"
+OPENMETRICS = f"{OPENMETRICS_TYPE}; version=1.0.0"
+
 UNKNOWN = "/api/{unknown}"
 TAKEN = {"collection": frozenset({"GET", "POST"}), "row": frozenset({"GET", "PATCH", "DELETE"}), "page": frozenset({"GET"})}
 """The methods that are counted by their names, by what a route is."""
@@ -261,7 +264,8 @@ class Metrics:
         """The text of a scrape, by default of this process alone, and its content type, as `accept` wants it."""
         registry = CollectorRegistry()
         registry.register(_Collector(snapshot or self.snapshot(), self._exemplars))
-        encode, content_type = choose_encoder(accept)
+        # Not the caller's own words: the library falls over a version that is none.
+        encode, content_type = choose_encoder(OPENMETRICS if OPENMETRICS_TYPE in accept else "")
         return encode(registry), content_type
 
 

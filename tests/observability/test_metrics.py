@@ -132,6 +132,16 @@ def test_openmetrics_has_exemplars_with_the_trace() -> None:
     assert text.endswith(b"# EOF\n")
 
 
+@pytest.mark.parametrize(
+    "accept",
+    ["", "*/*", "\0", "application/openmetrics-text;version=zzz", "text/plain;version=1.0.0;escaping=x", "a" * 9000, ";=,;"],
+)
+def test_whatever_a_scrape_accepts_it_has_an_answer(accept: str) -> None:
+    text, content_type = Metrics().render(accept)
+    assert b"gateway_build_info" in text
+    assert content_type.startswith(("text/plain", "application/openmetrics-text"))
+
+
 def test_what_others_hold_is_asked_for_at_each_scrape() -> None:
     metrics = Metrics()
     held = {"idle": 3.0}

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import logging
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 from gateway.observability.logs import Log, configure
 from tests.journeys.processes import serving
 from tests.observability.receiver import Receiver, attributes, receiving
-from tests.observability.test_metrics import samples
+from tests.observability.test_metrics import Sample, samples
 from tests.serving import running, settings_for, write_resources
 
 TABLES = """
@@ -261,10 +262,11 @@ def test_any_worker_tells_of_all(database: str, resources: Path, tmp_path: Path)
         for _ in range(40):  # each over a connection of its own, so that both workers have some
             assert httpx.get(f"{base}/api/v1/things/1", timeout=20).status_code == 200
         end = time.monotonic() + 60
-        while (found := samples(httpx.get(f"{base}/metrics", timeout=20).content)).get(row) != 40:
-            assert time.monotonic() < end, found.get(row)
+        found: Sample = {}
+        while (found.get(row), found.get(("db_pool_max_connections", ()))) != (40, 40):  # 20 of each worker, once both are there
+            assert time.monotonic() < end, found
             time.sleep(0.1)
-        assert found["db_pool_max_connections", ()] == 40
+            found = samples(httpx.get(f"{base}/metrics", timeout=20).content)
     for line in (tmp_path / "log").read_text().splitlines():
         assert json.loads(line)["service"] == "db-service"
 
@@ -305,3 +307,17 @@ def test_a_fault_that_quotes_a_value_is_logged_without_it(
     assert "XX001" in log.getvalue().decode()
     assert "s3cr3t" not in log.getvalue().decode() + metrics + answer.text
     assert b"s3cr3t" not in receiver.raw
+
+
+def test_what_is_no_http_is_counted_and_logged(database: str, resources: Path, log: io.BytesIO) -> None:
+    with running(settings_for(database, resources)) as client:
+        with socket.create_connection((client.base_url.host, client.base_url.port)) as raw:
+            raw.sendall(b"s3cr3t\r\n\r\n")
+            answer = raw.recv(4096)
+        found = samples(client.get("/metrics").content)
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert found["errors_total", (("type", "VALIDATION_ERROR"),)] == 1
+    assert found["http_requests_total", (("method", "OTHER"), ("route", "/api/{unknown}"), ("status", "400"))] == 1
+    (line,) = [line for line in lines(log) if line.get("status") == 400]
+    assert line["requestId"].encode() in answer
+    assert b"s3cr3t" not in log.getvalue()
