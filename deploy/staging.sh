@@ -27,6 +27,8 @@ refuse() {
 	exit 1
 }
 
+# A `return` always says what: within a trap, a bare one gives the status of what the signal interrupted.
+
 # Everything that changes something goes through here: --dry-run prints it instead.
 run() {
 	if [[ $dry_run ]]; then
@@ -84,7 +86,7 @@ route() {
 		printf '+ write %s, without:%s\n' "$UPSTREAM_FILE" "${out% }"
 	else
 		# nginx never reads half a file
-		printf '%s' "$lines" >"$UPSTREAM_FILE.new" && mv "$UPSTREAM_FILE.new" "$UPSTREAM_FILE" || return
+		printf '%s' "$lines" >"$UPSTREAM_FILE.new" && mv "$UPSTREAM_FILE.new" "$UPSTREAM_FILE" || return 1
 	fi
 	# shellcheck disable=SC2086 # a command and its arguments
 	run $RELOAD
@@ -109,11 +111,11 @@ await_ready() {
 	local end=$((SECONDS + $2))
 	if [[ $dry_run ]]; then
 		printf '+ wait up to %s s for http://127.0.0.1:%s/health/ready\n' "$2" "$1"
-		return
+		return 0
 	fi
 	while ((SECONDS <= end)); do
 		if curl --fail --silent --noproxy '*' --max-time 5 --output /dev/null "http://127.0.0.1:$1/health/ready"; then
-			return
+			return 0
 		fi
 		if ! is_running "$1"; then
 			tell "gateway-$1 has ended:"
@@ -129,7 +131,7 @@ await_ready() {
 
 # From what it runs to an image, within a time. Out of nginx meanwhile, and for good where it does not become ready.
 replace() {
-	[[ $out == *" $1 "* ]] || take_out "$1" || return
+	[[ $out == *" $1 "* ]] || take_out "$1" || return 1
 	stop "$1" && start "$1" "$2" && await_ready "$1" "$3" && keep "$1" && put_back "$1"
 }
 

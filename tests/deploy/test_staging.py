@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,7 +21,7 @@ from tests.conftest import throwaway_database, throwaway_directory
 from tests.deploy import engine
 from tests.deploy.dockerfile import ROOT
 from tests.deploy.proxy import Proxy, proxying
-from tests.journeys.processes import free_port
+from tests.journeys.processes import PATIENCE_SECONDS, free_port
 from tests.tools import tool
 
 pytestmark = pytest.mark.xdist_group("staging")
@@ -49,7 +50,12 @@ class Host(msgspec.Struct, frozen=True):
 
 def roll(directory: Path, ports: tuple[int, ...], *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """The script, with the stand-in as its `docker`."""
-    environ = {
+    command, environ = ["bash", str(SCRIPT), *arguments], environment(directory, ports, **variables)
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=240, check=False)
+
+
+def environment(directory: Path, ports: tuple[int, ...], **variables: str) -> dict[str, str]:
+    return {
         "PATH": f"{directory}/bin{os.pathsep}{os.environ['PATH']}",
         "ENGINE_STATE": str(directory),
         "ENGINE_WORKDIR": str(ROOT),
@@ -58,9 +64,6 @@ def roll(directory: Path, ports: tuple[int, ...], *arguments: str, **variables: 
         "UPSTREAM_FILE": str(directory / "nginx" / "upstream" / "instances.conf"),
         **variables,
     }
-    return subprocess.run(
-        ["bash", str(SCRIPT), *arguments], env=environ, capture_output=True, text=True, timeout=240, check=False
-    )
 
 
 def furnish(directory: Path, database_url: str, redis_url: str = "redis://nowhere/0") -> None:
@@ -153,6 +156,22 @@ def test_a_version_that_does_not_work_is_rolled_back(host: Host, image: str, sai
     assert host.images() == before
     assert "down" not in host.upstreams()
     assert set(statuses) == {200, 201}
+
+
+def test_a_roll_that_is_stopped_goes_back(host: Host) -> None:
+    """As a terminal does it: Ctrl-C reaches the script and what it runs."""
+    before = host.images()
+    environ = environment(host.directory, host.ports)
+    command = ["bash", str(SCRIPT), "gateway:never-ready"]
+    with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        end = time.monotonic() + PATIENCE_SECONDS
+        while "gateway:never-ready" not in host.images() and time.monotonic() < end:
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=240)
+    assert (process.returncode, "stopped: going back" in said) == (1, True), said
+    assert host.images() == before
+    assert "down" not in host.upstreams()
 
 
 def test_a_migration_that_fails_stops_it_before_anything_is_changed(host: Host) -> None:
