@@ -154,17 +154,32 @@ def test_a_trace_goes_from_the_caller_to_the_statement(database: str, resources:
 
 
 def test_requests_that_share_a_statement_each_tell_of_it(database: str, resources: Path, receiver: Receiver) -> None:
-    async def ask(base: httpx.URL) -> None:
-        async with httpx.AsyncClient(base_url=base, timeout=20) as client:
-            await asyncio.gather(
-                *(client.get(f"/api/v1/things/{n % 50 + 1}", headers=trace_of(0xBA7C4 + n)[1]) for n in range(60))
-            )
+    """The table is locked until all have come: two statements wait for it, and the rest of the requests for the third."""
 
-    with running(settings_for(database, resources, DATABASE_POOL_MIN="2")) as client:
+    async def ask(base: httpx.URL) -> None:
+        lock = await asyncpg.connect(database)
+        try:
+            async with httpx.AsyncClient(base_url=base, timeout=20) as client:
+                async with lock.transaction():
+                    await lock.execute("LOCK TABLE things")
+                    asked = [
+                        asyncio.ensure_future(client.get(f"/api/v1/things/{n + 1}", headers=trace_of(0xBA7C4 + n)[1]))
+                        for n in range(20)
+                    ]
+                    async with asyncio.timeout(20):
+                        while samples((await client.get("/metrics")).content)["http_requests_in_flight", ()] < len(asked):
+                            await asyncio.sleep(0.01)
+                answers = await asyncio.gather(*asked)
+            assert {answer.status_code for answer in answers} == {200}
+        finally:
+            await lock.close()
+
+    settings = settings_for(database, resources, DATABASE_POOL_MIN="2", DATABASE_STATEMENT_TIMEOUT_SECONDS="30")
+    with running(settings) as client:
         asyncio.run(ask(client.base_url))
         statements = [
             next(span for span in receiver.trace(trace_of(0xBA7C4 + n)[0]) if span.name == "SELECT public.things")
-            for n in range(60)
+            for n in range(20)
         ]
     shared = [attributes(span).get("db.operation.batch.size", 1) for span in statements]
     assert max(shared) > 1
