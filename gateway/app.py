@@ -584,6 +584,7 @@ def serve(settings: Settings) -> None:
     Raises SystemExit where that shows only in a process that serves, which then has logged why.
     """
     check_startable(settings)
+    Traces(os.environ, settings.service_name)  # what OTEL_* hold that is nonsense stops the start, once
     log = _configured_log(settings)
     with contextlib.suppress(Unreachable):  # which each process waits for to end
         asyncio.run(assemble(settings))  # what would stop every process stops the start, once

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from gateway.observability.logs import Log, configure
-from tests.journeys.processes import serving
+from tests.journeys.processes import run, serving
 from tests.observability.receiver import Receiver, attributes, receiving
 from tests.observability.test_metrics import Sample, samples
 from tests.serving import running, settings_for, write_resources
@@ -336,3 +336,13 @@ def test_what_is_no_http_is_counted_and_logged(database: str, resources: Path, l
     (line,) = [line for line in lines(log) if line.get("status") == 400]
     assert line["requestId"].encode() in answer
     assert b"s3cr3t" not in log.getvalue()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_variable_of_tracing_that_holds_nonsense_stops_the_start_with_one_line(
+    database_url: str, tmp_path: Path, workers: str
+) -> None:
+    write_resources(tmp_path / "resources", {})
+    ended = run(tmp_path, database_url, "serve", "--port", "0", "--workers", workers, OTEL_TRACES_EXPORTER="jaeger")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == 'gateway serve: OTEL_TRACES_EXPORTER: held "jaeger"; takes otlp or none\n'
