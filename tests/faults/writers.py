@@ -20,9 +20,10 @@ import httpx
 import msgspec
 import psutil
 
+from gateway import embedded
 from gateway.idempotency import make_tables
 from tests.conftest import throwaway_directory
-from tests.faults.machines import PATIENCE_SECONDS, Gateway, Server, gateway, postgres
+from tests.faults.machines import PATIENCE_SECONDS, Gateway, Server, gateway
 from tests.serving import write_resources
 
 SCHEMA = "CREATE TABLE entries (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, item text NOT NULL)"
@@ -100,7 +101,8 @@ def works(size: int = 3) -> Iterator[Works]:
     """Ready to serve `entries`."""
     with throwaway_directory() as directory:
         resources = write_resources(directory / "resources", {"entries": ""})
-        database = postgres(directory / "data")
+        # Durable: what it answers is in the log for good. Those of other tests forget their last COMMITs when they are killed.
+        database = Server(embedded.postgres, "postgres", directory / "data")
         database.start()
         try:
             asyncio.run(_execute(database.url, SCHEMA))
@@ -177,14 +179,17 @@ async def chaos(over: Works, chance: random.Random, with_server: bool) -> AsyncI
             await killing
 
 
-async def run(over: Works, writes: int, writers: int, seed: int, with_server: bool) -> dict[str, Outcome]:
-    """All items, each written by one of `writers`; every fourth without a key."""
+async def run(over: Works, writes: int, writers: int, seed: int, with_server: bool, seconds: float = 3600) -> dict[str, Outcome]:
+    """The items that one of `writers` began with within `seconds`, each with what became of it; every fourth without a key."""
+    end = time.monotonic() + seconds
     chance = random.Random(seed)
     outcomes = {f"item {number}": Outcome(keyed=number % 4 != 0) for number in range(writes)}
     waiting = iter(list(outcomes.items()))
 
     async def work(client: httpx.AsyncClient) -> None:
         for item, outcome in waiting:
+            if time.monotonic() > end:
+                return
             await write(over, client, item, outcome, chance)
 
     async with (
@@ -193,7 +198,7 @@ async def run(over: Works, writes: int, writers: int, seed: int, with_server: bo
         chaos(over, chance, with_server),
     ):
         await asyncio.gather(*(group.create_task(work(client)) for _ in range(writers)))
-    return outcomes
+    return {item: outcome for item, outcome in outcomes.items() if outcome.sent}
 
 
 def wrong(outcomes: dict[str, Outcome], stored: dict[str, list[int]]) -> list[str]:
@@ -212,19 +217,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Writes that are sent until they are answered, while everything is killed.")
     parser.add_argument("--writes", type=int, default=2000)
     parser.add_argument("--writers", type=int, default=16)
+    parser.add_argument("--seconds", type=float, default=3600, help="then no other write is begun")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     with works() as over:
-        outcomes = asyncio.run(run(over, options.writes, options.writers, options.seed, with_server=True))
+        outcomes = asyncio.run(
+            run(over, options.writes, options.writers, options.seed, with_server=True, seconds=options.seconds)
+        )
         stored = entries(over)
     faults = wrong(outcomes, stored)
     acknowledged = sum(bool(outcome.ids) for outcome in outcomes.values())
     unknown = sum(not outcome.ids and item in stored for item, outcome in outcomes.items())
     killed = over.killed
     print(f"killed: {killed.gateways} gateways, {killed.backends} backends, {killed.servers} servers")
-    print(
-        f"{options.writes} writes, sent {sum(outcome.sent for outcome in outcomes.values())} times, {acknowledged} acknowledged"
-    )
+    print(f"{len(outcomes)} writes, sent {sum(outcome.sent for outcome in outcomes.values())} times, {acknowledged} acknowledged")
     print(f"without a key: {unknown} written that nobody was told of")
     print(f"lost, or there twice: {len(faults)}", *faults[:20], sep="\n")
     return 1 if faults else 0
