@@ -157,10 +157,14 @@ async def write(over: Works, client: httpx.AsyncClient, item: str, outcome: Outc
 async def chaos(over: Works, chance: random.Random, with_server: bool) -> AsyncIterator[None]:
     """Kills something every now and then, until the block ends."""
 
-    async def kill() -> None:
+    def kinds() -> Iterator[str]:
+        yield from ("backends", "gateway")  # a short run is to see each
         while True:
+            yield chance.choices(("gateway", "backends", "server"), (3, 6, 1 if with_server else 0))[0]
+
+    async def kill() -> None:
+        for kind in kinds():
             await asyncio.sleep(chance.random() * 0.6)
-            kind = chance.choices(("gateway", "backends", "server"), (3, 6, 1 if with_server else 0))[0]
             with suppress(OSError, asyncpg.PostgresError):
                 if kind == "gateway":
                     await asyncio.to_thread(over.kill_gateway, chance.randrange(len(over.gateways)))

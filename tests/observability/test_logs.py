@@ -123,7 +123,7 @@ def test_what_python_logs_is_a_line_of_the_request_that_it_belongs_to(logged: io
         fail("a bug")
     except LookupError:
         logging.getLogger("uvicorn.error").exception("it failed: %s", "so\nmuch")
-    logging.getLogger("asyncio").info("told")
+    logging.getLogger("somebody.else").info("told")
     logging.getLogger("httpx").info("GET https://issuer/keys?token=secret")
     for handler in logging.getLogger().handlers:
         handler.flush()
@@ -131,7 +131,7 @@ def test_what_python_logs_is_a_line_of_the_request_that_it_belongs_to(logged: io
     assert (first["level"], first["logger"], first["message"]) == ("error", "uvicorn.error", "it failed: so\nmuch")
     assert (first["requestId"], first["route"], first["errorCode"]) == ("id-7", "/api/v1/orders", "LookupError")
     assert first["stack"].endswith("LookupError: a bug\n")
-    assert (second["logger"], second["level"]) == ("asyncio", "info")
+    assert (second["logger"], second["level"]) == ("somebody.else", "info")
 
 
 def test_a_long_stack_is_cut_so_that_its_line_is_written_whole(logged: io.BytesIO) -> None:
