@@ -163,8 +163,8 @@ async def chaos(over: Works, chance: random.Random, with_server: bool) -> AsyncI
             yield chance.choices(("gateway", "backends", "server"), (3, 6, 1 if with_server else 0))[0]
 
     async def kill() -> None:
-        for kind in kinds():
-            await asyncio.sleep(chance.random() * 0.6)
+        for number, kind in enumerate(kinds()):
+            await asyncio.sleep(chance.random() * (0.05 if number < 2 else 0.6))
             with suppress(OSError, asyncpg.PostgresError):
                 if kind == "gateway":
                     await asyncio.to_thread(over.kill_gateway, chance.randrange(len(over.gateways)))
