@@ -63,7 +63,7 @@ from gateway.migration_watch import MigrationWatch
 from gateway.observability.logs import Log, configure
 from gateway.observability.metrics import BREAKER_STATES, Metrics, Reading
 from gateway.observability.shared import DIRECTORY_VARIABLE, SharedDirectory
-from gateway.observability.traces import Traces
+from gateway.observability.traces import Traces, wanted_sampling
 from gateway.pipeline import Pipeline
 from gateway.redis_wire import ping
 from gateway.reload import Draft, Reloader, content_of
@@ -584,7 +584,7 @@ def serve(settings: Settings) -> None:
     Raises SystemExit where that shows only in a process that serves, which then has logged why.
     """
     check_startable(settings)
-    Traces(os.environ, settings.service_name)  # what OTEL_* hold that is nonsense stops the start, once
+    wanted_sampling(os.environ)  # what OTEL_* hold that is nonsense stops the start, once
     log = _configured_log(settings)
     with contextlib.suppress(Unreachable):  # which each process waits for to end
         asyncio.run(assemble(settings))  # what would stop every process stops the start, once

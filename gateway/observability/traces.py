@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -109,12 +110,76 @@ EXPORTERS = ("otlp", "none")
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 
 
+HEADERS = ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS")
+PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+PROTOCOL = "http/protobuf"
+HEADER = re.compile(r"[ \t]*[\w!#$%&'*+.^`|~-]+[ \t]*=[ -~]*", re.ASCII)
+"""One of HEADERS' parts, between two commas."""
+
+BATCHING: Mapping[str, int] = {
+    "OTEL_BSP_SCHEDULE_DELAY": 5000,
+    "OTEL_BSP_EXPORT_TIMEOUT": 30000,
+    "OTEL_BSP_MAX_QUEUE_SIZE": 2048,
+    "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": 512,
+}
+"""The whole numbers, with the specification's own values for those that are not set."""
+
+HUSHED: Mapping[str, int] = {
+    "opentelemetry.sdk._shared_internal": logging.ERROR,  # every span that finds no room
+    "opentelemetry.exporter.otlp.proto.http.trace_exporter": logging.ERROR,  # every try that fails
+    "opentelemetry.util.re": logging.CRITICAL,  # headers that it cannot read, which may be secrets, in full
+}
+"""Loggers of the SDK, and the least severe message of each that is worth a line."""
+
+
 def is_wanted(environ: Mapping[str, str]) -> bool:
-    """Whether the standard variables ask for traces. Raises ConfigurationError for an exporter that we have not."""
+    """Whether the standard variables ask for traces. Raises ConfigurationError for an exporter that we have not, and where what
+    is to be sent with cannot be. Endpoints and headers may hold a secret: then the variable is named, but not what it held."""
     exporter = environ.get("OTEL_TRACES_EXPORTER") or ("otlp" if any(environ.get(name) for name in ENDPOINTS) else "none")
     if exporter not in EXPORTERS:
         raise ConfigurationError(f'OTEL_TRACES_EXPORTER: held "{exporter}"; takes {" or ".join(EXPORTERS)}')
-    return exporter == "otlp" and environ.get("OTEL_SDK_DISABLED", "").lower() != "true"
+    wanted = exporter == "otlp" and environ.get("OTEL_SDK_DISABLED", "").lower() != "true"
+    if wanted and (faults := [*_sending_faults(environ), *_batching_faults(environ)]):
+        raise ConfigurationError("\n".join(faults))
+    return wanted
+
+
+def wanted_sampling(environ: Mapping[str, str]) -> Sampling | None:
+    """What is sampled; None where nothing is traced. Raises ConfigurationError for what would keep it from being sent."""
+    return read_sampling(environ) if is_wanted(environ) else None
+
+
+def _sending_faults(environ: Mapping[str, str]) -> Iterator[str]:
+    for name in ENDPOINTS:
+        if (value := environ.get(name)) and not _is_web_url(value):
+            yield f"{name}: takes http://host:port or https://host:port; what it holds is not shown, for it may be a secret"
+    for name in HEADERS:
+        parts = [part for part in environ.get(name, "").split(",") if part.strip()]
+        if not all(HEADER.fullmatch(part) for part in parts):
+            yield f"{name}: takes name=value,name=value; what it holds is not shown, for it may be a secret"
+    for name in PROTOCOLS:
+        if (value := environ.get(name)) and value != PROTOCOL:
+            yield f'{name}: held "{value}"; takes {PROTOCOL}'
+
+
+def _is_web_url(value: str) -> bool:
+    try:
+        parts = urlsplit(value)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _batching_faults(environ: Mapping[str, str]) -> Iterator[str]:
+    sizes = dict(BATCHING)
+    for name in BATCHING:
+        if (value := environ.get(name)) is not None:
+            sizes[name] = int(value) if re.fullmatch(r"[0-9]{1,9}", value) else 0
+            if not sizes[name]:
+                yield f'{name}: held "{value}"; takes a whole number from 1'
+    queue, batch = sizes["OTEL_BSP_MAX_QUEUE_SIZE"], sizes["OTEL_BSP_MAX_EXPORT_BATCH_SIZE"]
+    if 0 < queue < batch:
+        yield f"OTEL_BSP_MAX_QUEUE_SIZE: is {queue}; takes no less than OTEL_BSP_MAX_EXPORT_BATCH_SIZE, which is {batch}"
 
 
 class _Resource(Resource):
@@ -135,7 +200,7 @@ class Traces:
     """The traces of one process. Without an exporter it only reads what callers say, for the log."""
 
     def __init__(self, environ: Mapping[str, str], service: str) -> None:
-        self._sampling = read_sampling(environ) if is_wanted(environ) else None
+        self._sampling = wanted_sampling(environ)
         self._processor: BatchSpanProcessor | None = None
         self._resource = Resource.get_empty()
         if self._sampling is not None:
@@ -163,8 +228,8 @@ class Traces:
     def start(self) -> None:
         """Begins to send, where there is an exporter."""
         if self._sampling is not None:
-            # It would tell of every span that finds no room, and of every try that fails.
-            logging.getLogger("opentelemetry.sdk._shared_internal").setLevel(logging.ERROR)
+            for name, level in HUSHED.items():
+                logging.getLogger(name).setLevel(level)
             self._processor = BatchSpanProcessor(OTLPSpanExporter())
 
     async def stop(self) -> None:

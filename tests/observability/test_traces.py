@@ -72,11 +72,62 @@ def test_the_sampler_is_the_standard_variables(environ: dict[str, str], sampling
         ({"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "2"}, "OTEL_TRACES_SAMPLER_ARG:"),
         ({"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "nan"}, "OTEL_TRACES_SAMPLER_ARG:"),
         ({"OTEL_TRACES_EXPORTER": "jaeger"}, "OTEL_TRACES_EXPORTER:"),
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, 'OTEL_EXPORTER_OTLP_PROTOCOL: held "grpc"; takes http/protobuf'),
+        ({"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/json"}, "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL:"),
+        ({"OTEL_BSP_SCHEDULE_DELAY": "soon"}, 'OTEL_BSP_SCHEDULE_DELAY: held "soon"; takes a whole number from 1'),
+        ({"OTEL_BSP_EXPORT_TIMEOUT": ""}, "OTEL_BSP_EXPORT_TIMEOUT:"),
+        ({"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "0"}, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE:"),
+        ({"OTEL_BSP_MAX_QUEUE_SIZE": "100"}, "OTEL_BSP_MAX_QUEUE_SIZE: is 100; takes no less than"),
     ],
 )
 def test_a_variable_that_holds_nonsense_stops_the_start(environ: dict[str, str], told: str) -> None:
     with pytest.raises(ConfigurationError, match=told):
         Traces({**ON, **environ}, "tests")
+
+
+@pytest.mark.parametrize("name", ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"])
+@pytest.mark.parametrize(
+    "value", ["s3cr3t", "collector:4318/s3cr3t", "http://", "ftp://h/s3cr3t", "http://h:s3cr3t", "http://h:0"]
+)
+def test_an_endpoint_that_is_none_stops_the_start_and_is_not_told(name: str, value: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{name}: takes http://") as caught:
+        is_wanted({**ON, name: value})
+    assert "s3cr3t" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"])
+@pytest.mark.parametrize("value", ["s3cr3t", "Bearer s3cr3t", "a=b,s3cr3t", "x-key: s3cr3t", "=s3cr3t", "x-key=s3cr3t\n"])
+def test_headers_that_are_none_stop_the_start_and_are_not_told(name: str, value: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{name}: takes name=value") as caught:
+        is_wanted({**ON, name: value})
+    assert "s3cr3t" not in str(caught.value)
+
+
+def test_what_sends_traces_says_nothing_of_its_headers_or_its_tries(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    environ = {**ON, "OTEL_EXPORTER_OTLP_HEADERS": 'authorization=Bearer%20t,x-key=";s3cr3t'}
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+
+    async def run() -> None:
+        traces = Traces(environ, "tests")
+        traces.start()
+        ended = RequestEnded("GET", 200, 1.0, 2.0, "", "", Timeline("id-1", "/api/v1/orders", Trace(7, 8, 9, True)))
+        together(traces.handlers)(ended)
+        await traces.stop()
+
+    asyncio.run(run())
+    for thread in threading.enumerate():
+        if thread.name == "last spans":
+            thread.join(60)  # as below
+    assert "s3cr3t" not in caplog.text
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+@pytest.mark.parametrize("environ", [{}, {"OTEL_TRACES_EXPORTER": "none"}, {**ON, "OTEL_SDK_DISABLED": "true"}])
+def test_what_nothing_is_sent_with_is_nobodys_business(environ: dict[str, str]) -> None:
+    assert not is_wanted({**environ, "OTEL_EXPORTER_OTLP_HEADERS": "nonsense", "OTEL_BSP_SCHEDULE_DELAY": "soon"})
 
 
 @pytest.mark.parametrize(
