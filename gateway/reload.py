@@ -59,7 +59,8 @@ def refuse_worse(live: Catalog, draft: Draft) -> None:
 class Reloader:
     """Reloads one after the other. `draft` makes the next catalog, of files and tables or of tables alone; `swap` serves it.
 
-    `notice` is why the last one was refused, for `/health/ready`; empty where it was not. `version` counts the swaps.
+    `notice` is why the last one was refused, for `/health/ready`; empty where it was not. It tells of resources alone: what a
+    file or the database says of itself is the log's. `version` counts the swaps.
     """
 
     def __init__(
@@ -124,10 +125,11 @@ class Reloader:
                 return self._tell("unchanged")
             await self._swap(draft)
         except ConfigurationError as fault:
-            return self._refuse(str(fault), logging.ERROR if with_files else logging.WARNING)
+            told = str(fault).partition("\n")[0] if isinstance(fault, Refused) else "the files or the database could not be read"
+            return self._refuse(str(fault), told, logging.ERROR if with_files else logging.WARNING)
         except Exception:
             logger.exception("reload: failed")
-            return self._refuse("a fault of the gateway; the log has it", logging.ERROR)
+            return self._refuse("a fault of the gateway", "a fault of the gateway", logging.ERROR)
         self.version += 1
         logger.warning("reload: %d resources are served anew", len(draft.catalog.resources))
         return self._tell("swapped")
@@ -137,10 +139,9 @@ class Reloader:
         self._observe(Reloaded(outcome))
         return outcome == "swapped"
 
-    def _refuse(self, reason: str, level: int) -> bool:
+    def _refuse(self, reason: str, told: str, level: int) -> bool:
         """Nobody asked for one that a statement brought about: a table that is gone is no error of the gateway's."""
-        first = reason.partition("\n")[0]
         logger.log(level, "reload: refused, what was served before goes on: %s", reason)
-        self.notice = f"the last reload was refused, what was served before goes on: {first}; the log says more"
-        self._observe(Reloaded("refused", first))
+        self.notice = f"the last reload was refused, what was served before goes on: {told}; the log says more"
+        self._observe(Reloaded("refused", told))
         return False

@@ -131,9 +131,9 @@ def test_no_secret_is_written_in_them() -> None:
     assert "DATABASE_URL" not in the("ConfigMap")["data"]
 
 
-def test_the_world_does_not_see_metrics() -> None:
+def test_the_world_sees_neither_metrics_nor_what_ails_the_gateway() -> None:
     (rule,) = the("Ingress")["spec"]["rules"]
-    assert [path["path"] for path in rule["http"]["paths"]] == ["/api", "/docs", "/health"]
+    assert [path["path"] for path in rule["http"]["paths"]] == ["/api", "/docs", "/health/live"]
 
 
 def test_replicas_are_the_autoscalers_to_say() -> None:

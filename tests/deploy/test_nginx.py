@@ -127,6 +127,12 @@ def test_an_unknown_path_is_not_found(client: httpx.Client) -> None:
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "NOT_FOUND")
 
 
+def test_the_world_may_ask_whether_it_lives_and_not_what_ails_it(client: httpx.Client) -> None:
+    assert client.get("/health/live").status_code == 200
+    for path in ("/health/ready", "/health/ready?x", "/health/", "/health", "/health/live/", "/health/live/../ready"):
+        assert (client.get(path).status_code, path) == (404, path)
+
+
 @pytest.mark.parametrize("path", ["/metrics", "/metrics/", "//metrics", "/%6detrics", "/metrics?x=1", "/api/../metrics"])
 def test_metrics_are_not_for_the_world(proxy: Proxy, path: str) -> None:
     raw = _raw(proxy, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
@@ -204,8 +210,9 @@ def _logged_request_ids(proxy: Proxy) -> set[str]:
 
 
 def test_plain_http_is_refused(proxy: Proxy) -> None:
-    answer = httpx.get(f"http://127.0.0.1:{proxy.http_port}/api/v1/categories")
+    answer = httpx.get(f"http://127.0.0.1:{proxy.http_port}/api/v1/categories", headers={"X-Request-Id": "of-mine"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (403, "FORBIDDEN")
+    assert answer.headers["x-request-id"] == "of-mine"
 
 
 def test_http_2_is_offered_and_nothing_older_than_tls_1_2(proxy: Proxy) -> None:

@@ -126,7 +126,7 @@ def test_files_of_now_are_served_and_told_of_and_no_answer_of_before_is_kept(dat
 @pytest.mark.parametrize(
     ("files", "told"),
     [
-        ({"gated": "key: [id\n"}, "v1/gated"),
+        ({"gated": "key: [id\n"}, "would not be served any more: v1/gated"),
         ({"gated": "key: id\nfields:\n  nothing: {hidden: true}\n"}, "v1/gated"),
         ({"gated": "key: id\naccess:\n  admin: {read: {rows: {nothing: 1}}}\n"}, "v1/gated"),
         ({"another": "table: nowhere\n"}, "v1/another"),
@@ -168,7 +168,9 @@ def test_what_is_broken_already_keeps_no_reload_from_being_served(database_url: 
     run(database_url, tmp_path, steps)
 
 
-def test_a_database_that_lets_nobody_in_refuses_the_reload_and_requests_go_on(database_url: str, tmp_path: Path) -> None:
+def test_a_database_that_lets_nobody_in_refuses_the_reload_and_requests_go_on(
+    database_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async def steps(running: Running) -> None:
         name = database_url.rpartition("@/")[2].partition("?")[0]
         elsewhere = await asyncpg.connect(database_url.replace(f"/{name}?", "/postgres?"))
@@ -177,7 +179,11 @@ def test_a_database_that_lets_nobody_in_refuses_the_reload_and_requests_go_on(da
             running.write(notes=HIDDEN)
             await running.reload()
             assert await running.rows("/api/v1/notes/1") == {"id": 1, "body": "note 1"}
-            assert running.gateway.reloader.notice
+            told = "the files or the database could not be read"
+            assert f"goes on: {told}; the log says more" in running.gateway.reloader.notice
+            assert running.events == [Reloaded("refused", told)]
+            assert name in caplog.text
+            assert name not in running.gateway.reloader.notice
         finally:
             await elsewhere.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
             await elsewhere.close()
