@@ -220,5 +220,5 @@ def _made_ours(fault: Exception, attempt: _Attempt) -> Exception:
     else:
         ours = translate_connecting(fault)
     if isinstance(ours, InternalError | Unavailable) and ours is not fault:  # it is where we shed load, which metrics tell of
-        logger.warning("database: %s", told_of(fault))
+        logger.log(logging.ERROR if isinstance(ours, InternalError) else logging.WARNING, "database: %s", told_of(fault))
     return ours

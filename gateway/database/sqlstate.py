@@ -159,9 +159,12 @@ SPEAKING = ("08", "25", "26", "40", "42", "53", "55", "57", "58")
 
 
 def told_of(fault: BaseException) -> str:
-    """A fault of the database in a few words, for the log. A message that may quote a value (a trigger's, say) is left out."""
+    """A fault of the database in a few words, for the log. A message that may quote a value is left out: the driver's of what it
+    cannot encode, and whatever has a `context`, for then a function (a trigger's, say) may have worded it."""
+    if isinstance(fault, ValueError):
+        return type(fault).__name__
     state = getattr(fault, "sqlstate", None)
-    if isinstance(state, str) and not state.startswith(SPEAKING):
+    if isinstance(state, str) and (not state.startswith(SPEAKING) or getattr(fault, "context", None)):
         return f"{type(fault).__name__} ({state})"
     return described(fault)
 

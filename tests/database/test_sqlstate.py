@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncpg
 import pytest
 
-from gateway.database.sqlstate import ERRORS, VIOLATIONS, Violation, translate
+from gateway.database.sqlstate import ERRORS, VIOLATIONS, Violation, told_of, translate
 from gateway.errors import Conflict, GatewayError, InternalError, Unavailable
 
 
@@ -81,3 +81,13 @@ def test_our_own_errors_pass() -> None:
 )
 def test_anything_else_is_a_bug_of_ours(fault: Exception) -> None:
     assert type(translate(fault, writing=True)) is InternalError
+
+
+def test_what_a_function_or_the_driver_says_of_a_value_is_not_told() -> None:
+    assert told_of(asyncpg.DataError("invalid input for query argument $1: 's3cr3t'")) == "DataError (22000)"
+    assert told_of(ValueError("s3cr3t")) == "ValueError"
+    plain = asyncpg.UndefinedTableError('relation "nowhere" does not exist')
+    assert told_of(plain) == 'UndefinedTableError: relation "nowhere" does not exist'
+    raised = asyncpg.UndefinedTableError("s3cr3t")
+    raised.context = "PL/pgSQL function tell() line 1 at RAISE"
+    assert told_of(raised) == "UndefinedTableError (42P01)"
