@@ -160,7 +160,7 @@ class Pipeline:
         self, resource: Resource, query: bytes, grant: Grant = EVERYTHING, refresh: bool = False, after: Position | None = None
     ) -> tuple[Page, Freshness]:
         """One page, by a raw query string, whose plan is found again; from the cache, unless `refresh`, or from a replica that
-        has all that was written before `after`.
+        has all that was written before `after`. Where the cache keeps the answer, a place `after` is as good as `refresh`.
 
         Raises as `list_rows` does.
         """
@@ -179,7 +179,8 @@ class Pipeline:
 
         key = self.keys.list(resource, plan, grant)
         load_since = None if self.replicas is None else load
-        cached = await self.cache.read(key, self._made_from(resource), load, ttl_seconds, refresh, load_since)
+        anew = refresh or after is not None  # nothing tells of a kept answer which place in the log it has reached
+        cached = await self.cache.read(key, self._made_from(resource), load, ttl_seconds, anew, load_since)
         return made or _decode_page(cached.body), Freshness(cached.outcome, cached.age_seconds)
 
     def _need(self, after: Position | None, refresh: bool) -> Need | None:
@@ -214,7 +215,8 @@ class Pipeline:
         refresh: bool = False,
         after: Position | None = None,
     ) -> tuple[Row, Freshness]:
-        """The row, from the cache, unless `refresh`, or from a replica that has all that was written before `after`.
+        """The row, from the cache, unless `refresh`, or from a replica that has all that was written before `after`. Where the
+        cache keeps the answer, a place `after` is as good as `refresh`.
 
         Raises as `get_row` does.
         """
@@ -231,7 +233,8 @@ class Pipeline:
 
         place = self.keys.row(resource, plan, grant)
         load_since = None if self.replicas is None else load
-        cached = await self.cache.read(place, self._made_from(resource), load, ttl_seconds, refresh, load_since)
+        anew = refresh or after is not None  # as above
+        cached = await self.cache.read(place, self._made_from(resource), load, ttl_seconds, anew, load_since)
         row = Row(cached.body[STATE_BYTES:].decode(), int.from_bytes(cached.body[:STATE_BYTES], signed=True))
         return row, Freshness(cached.outcome, cached.age_seconds)
 
