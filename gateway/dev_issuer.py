@@ -96,18 +96,6 @@ class DevIssuer(msgspec.Struct, frozen=True):
             raise ConfigurationError(f"the claims cannot be written as JSON: {error}") from error
 
 
-def token_for(
-    directory: Path,
-    role: str,
-    subject: str,
-    lifetime_seconds: float = LIFETIME_SECONDS,
-    claims: Mapping[str, Any] | None = None,
-    roles_claim: str = "roles",
-) -> str:
-    """A token for the gateway whose `gateway dev` keeps its data in `directory`. Raises ConfigurationError."""
-    return DevIssuer.load(directory).sign(subject, [role], lifetime_seconds, claims, roles_claim)
-
-
 @contextmanager
 def serving(issuer: DevIssuer) -> Iterator[str]:
     """The issuer's JWKS over HTTP on a free loopback port, from a thread, for as long as the block runs; gives its URL."""

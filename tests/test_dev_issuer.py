@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from gateway.dev_issuer import ALGORITHM, KEY_FILE, DevIssuer, serving, token_for
+from gateway.dev_issuer import ALGORITHM, KEY_FILE, DevIssuer, serving
 from gateway.errors import ConfigurationError, Unauthorized
 from gateway.guards.jwks import Jwks, JwksOptions
 from gateway.guards.tokens import Caller, TokenRules, TokenVerifier
@@ -40,8 +40,8 @@ def test_token_is_accepted_by_the_real_path(tmp_path: Path) -> None:
 
 def test_token_is_signed_for_the_running_gateway_by_its_directory(tmp_path: Path) -> None:
     issuer = DevIssuer.open(tmp_path)
-    assert caller_of(issuer, token_for(tmp_path, "admin", "1")).roles == ("admin",)
-    other = token_for(tmp_path, "admin", "1", roles_claim="realm_access.roles")
+    assert caller_of(issuer, DevIssuer.load(tmp_path).sign("1", ["admin"])).roles == ("admin",)
+    other = DevIssuer.load(tmp_path).sign("1", ["admin"], roles_claim="realm_access.roles")
     assert caller_of(issuer, other, "realm_access.roles").roles == ("admin",)
 
 
@@ -66,7 +66,7 @@ def test_set_shows_no_private_part(tmp_path: Path) -> None:
 
 def test_without_a_key_no_token_can_be_made(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"there is no dev key in .*; run gateway dev first"):
-        token_for(tmp_path, "admin", "1")
+        DevIssuer.load(tmp_path)
     assert not list(tmp_path.iterdir())
 
 

@@ -145,11 +145,6 @@ class RateLimiter:
         self.fallbacks = 0
 
     @property
-    def is_degraded(self) -> bool:
-        """Whether there is a Redis, and it does not answer."""
-        return self.redis is not None and not self.redis.is_up
-
-    @property
     def failures(self) -> int:
         """How many calls to Redis failed."""
         return 0 if self.redis is None else self.redis.failures

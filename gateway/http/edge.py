@@ -122,19 +122,11 @@ CLOSE = ("Connection", "close")
 """The rest of what such a caller sends is not waited for."""
 
 
-def refuse_large_head(headers: list[Header]) -> None:
-    """Raises ValidationFailed for more headers, or longer ones in all, than any honest caller sends.
+def head_too_large(reason: str) -> ValidationFailed:
+    """The refusal of a head for its size.
 
     RFC 6585 has 431 for it; the contract's table of codes has not, and a client of it knows what a 400 with a reason is.
     """
-    if len(headers) > MAX_HEADERS:
-        raise head_too_large(f"there are {len(headers)}; at most {MAX_HEADERS} are taken")
-    if sum([len(name) + len(value) for name, value in headers]) > MAX_HEAD_BYTES:
-        raise head_too_large(f"together they are longer than {MAX_HEAD_BYTES} bytes")
-
-
-def head_too_large(reason: str) -> ValidationFailed:
-    """The refusal of a head for its size."""
     return ValidationFailed("The request's headers are too large.", [Problem("headers", reason)], [CLOSE])
 
 
@@ -160,21 +152,17 @@ async def read_body_within(headers: Headers, receive: Receive, max_bytes: int, s
 PRIVATE: tuple[Header, ...] = ((b"vary", b"authorization"), (b"cache-control", b"private"))
 """On every answer that depends on the caller: no shared cache may keep it, and a private one only for the same token."""
 
-_EVERYWHERE: tuple[Header, ...] = (
+SECURITY: tuple[Header, ...] = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 )
-
-SECURITY: tuple[Header, ...] = (*_EVERYWHERE, (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"))
 """On every answer of data: never run, framed, guessed at, or embedded by another site.
 
 `frame-ancestors` says what X-Frame-Options did. CORS requests are not what Cross-Origin-Resource-Policy forbids. There is no
 Strict-Transport-Security: TLS ends before us, and whoever ends it knows whether the whole host is ready for that promise.
 """
-
-SECURITY_OF_PAGES: tuple[Header, ...] = (*_EVERYWHERE, (b"x-frame-options", b"DENY"))
-"""On pages for people, which have a Content-Security-Policy of their own."""
 
 METHODS = b"GET, HEAD, POST, PATCH, DELETE, OPTIONS"
 REQUEST_HEADERS = (

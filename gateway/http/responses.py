@@ -8,7 +8,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 import msgspec
 
-from gateway.errors import GatewayError, MethodNotAllowed
+from gateway.errors import GatewayError
 from gateway.http.etags import check_match, entity_tag, is_held
 from gateway.http.requests import PLAN_TYPE, Headers
 from gateway.pipeline import Created, Explained, Freshness, Page, Row
@@ -159,8 +159,3 @@ def _safe(parameter: bytes) -> str:
 def allow_response(allowed: tuple[str, ...]) -> Response:
     """What OPTIONS answers."""
     return Response(204, ((b"allow", ", ".join(allowed).encode()),), b"")
-
-
-def not_allowed_response(allowed: tuple[str, ...]) -> Response:
-    """405 with `Allow`."""
-    return problem_response(MethodNotAllowed(allowed))

@@ -15,17 +15,14 @@ from gateway.errors import PayloadTooLarge, ValidationFailed
 from gateway.http.edge import (
     MAX_FORWARDED_BYTES,
     MAX_FORWARDED_HOPS,
-    MAX_HEAD_BYTES,
     PRIVATE,
     SECURITY,
-    SECURITY_OF_PAGES,
     UNKNOWN_ADDRESS,
     client_address,
     cors,
     cors_headers,
     preflight_response,
     read_body_within,
-    refuse_large_head,
     trusted_networks,
 )
 from gateway.http.requests import read_headers
@@ -103,26 +100,6 @@ def test_whatever_is_forwarded_the_caller_is_an_address(forwarded: list[str]) ->
 
 
 # --- sizes and times ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("headers", "reason"),
-    [
-        ([(b"x", b"y")] * 101, "there are 101; at most 100 are taken"),
-        ([(b"x", b"y" * MAX_HEAD_BYTES)], f"together they are longer than {MAX_HEAD_BYTES} bytes"),
-        ([(b"x" * 800, b"y")] * 90, f"together they are longer than {MAX_HEAD_BYTES} bytes"),
-    ],
-)
-def test_a_large_head_is_refused_and_the_connection_ends(headers: list[tuple[bytes, bytes]], reason: str) -> None:
-    with pytest.raises(ValidationFailed) as refused:
-        refuse_large_head(headers)
-    assert [(problem.field, problem.message) for problem in refused.value.problems] == [("headers", reason)]
-    assert refused.value.headers == (("Connection", "close"),)
-
-
-def test_a_head_at_its_bounds_is_taken() -> None:
-    refuse_large_head([(b"x", b"y")] * 100)
-    refuse_large_head([(b"authorization", b"y" * (MAX_HEAD_BYTES - 13))])
 
 
 class Body:
@@ -229,7 +206,7 @@ def test_what_is_no_preflight_is_answered_elsewhere(method: str, headers: list[t
     assert preflight_response(policy, method, headers) is None
 
 
-@pytest.mark.parametrize("group", [SECURITY, SECURITY_OF_PAGES, PRIVATE])
+@pytest.mark.parametrize("group", [SECURITY, PRIVATE])
 def test_header_names_are_in_lower_case_and_once_each(group: tuple[tuple[bytes, bytes], ...]) -> None:
     names = [name for name, _ in group]
     assert names == [name.lower() for name in names]
