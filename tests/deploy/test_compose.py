@@ -110,6 +110,11 @@ def test_the_gateways_settings_in_it_exist() -> None:
         assert {each for each in SERVICES[name]["environment"] if not each.startswith("OTEL_")} <= known
 
 
+def test_the_gateway_takes_every_setting_but_those_of_the_image() -> None:
+    settable = {variable.name for variable in VARIABLES} - {"HOST", "PORT", "RESOURCES_DIR"}
+    assert settable - SERVICES["gateway"]["environment"].keys() == set()
+
+
 def test_files_that_it_mounts_are_there() -> None:
     mounts = [mount.split(":")[0] for service in SERVICES.values() for mount in service.get("volumes", [])]
     ours = {mount for mount in mounts if mount.startswith("./")} - {"./deploy/tls"}
