@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_migrate(_command(commands, "migrate", None, "the database's schema, by the files under migrations/"))
 
-    fill = _command(commands, "fill", _fill, "plausible rows for a resource, or for any other")
+    fill = _command(commands, "fill", _fill, "plausible rows for any resource")
     fill.add_argument("resource", metavar="RESOURCE", help="the resource's name")
     fill.add_argument("--rows", type=_count, required=True, help="how many")
     fill.add_argument("--seed", type=int, default=SEED, help=f"the same seed gives the same rows (default: {SEED})")

@@ -160,6 +160,14 @@ def _postgres(value: str) -> str | None:
     return value
 
 
+def _redis(value: str) -> str | None:
+    """A Redis's URL: what follows the host is a database's number, which the client would else take to be 0."""
+    found: str | None = _ANY_REDIS(value)
+    if found and not found.startswith("unix:"):
+        _matching(r"(/[0-9]*)?", urlsplit(found).path)
+    return found
+
+
 def _replica(value: str) -> str:
     """A URL of one server: what is known of a replica is known of that server."""
     if not _postgres(value) or len(hosts(value)) > 1:
@@ -209,7 +217,8 @@ _SWITCH = Kind(lambda value: _one_of("on", "off").parse(value) == "on", "on or o
 _TEXT = Kind(lambda value: value or None, "a text")
 _NAME = Kind(lambda value: _matching(r"[^\x00-\x20\x7f]{1,200}", value), "a name without spaces")
 _DATABASE_URL = Kind(_postgres, "postgresql://user:password@host:port/database", is_url=True)
-_REDIS_URL = _url(("redis", "rediss", "unix"), "redis://host:port/0, rediss://… or unix:///path")
+_ANY_REDIS = _url(("redis", "rediss", "unix"), "").parse
+_REDIS_URL = Kind(_redis, "redis://host:port/0, rediss://… or unix:///path", is_url=True)
 _WEB_URL = _url(("https", "http"), "https://…")
 _DIRECTORY = Kind(lambda value: Path(_matching(r"[^\x00]+", value)), "a directory")
 _POSITIVE_SECONDS = _number(0.001, 3600)
@@ -235,7 +244,7 @@ VARIABLES: tuple[Variable, ...] = (
         _number(0.5, 3600),
         "5",
         "seconds",
-        "that what a replica shows of others' writes may be old",
+        "how old a replica's answer may be",
     ),
     Variable("DATABASE_POOL_MIN", _whole(0, 1000), "5", "connections", "kept open by each process"),
     Variable("DATABASE_POOL_MAX", _whole(1, 1000), "20", "connections", "at most, of each process"),
@@ -266,7 +275,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("RESOURCES_DIR", _DIRECTORY, "resources", "", "where the resource files lie"),
     Variable("HOST", _NAME, "127.0.0.1", "", "address to listen on"),
     Variable("PORT", _whole(0, 65535), "8000", "", "port to listen on; 0: any free one"),
-    Variable("WORKERS", _whole(1, 256), "1", "processes", "that serve; more than one need REDIS_URL to cache"),
+    Variable("WORKERS", _whole(1, 256), "1", "processes", "how many serve; more than one need REDIS_URL to cache"),
     Variable("LOG_LEVEL", _one_of(*LOG_LEVELS), "info", "", "least severe message that is logged"),
     Variable("LOG_SLOW_SECONDS", _number(0, 3600), "1", "seconds", "a statement takes, and then has a line in the log"),
     Variable("TRACE_SQL_COMMENTS", _SWITCH, "off", "", "on: statements of sampled requests end with their traceparent"),

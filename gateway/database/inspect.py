@@ -58,16 +58,22 @@ UNREACHABLE = ("08", "53", "57P", "58")
 
 def unreadable(fault: BaseException) -> ConfigurationError:
     """One of FAULTS as ours: Unreachable where it may pass by itself."""
-    reason = str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__
+    cause = _cause(fault)
+    reason = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
     if REFUSED_BY_POOLER in reason:
         return ConfigurationError(f"DATABASE_URL: {reason}; behind PgBouncer, set DATABASE_POOLER=transaction")
-    kind = Unreachable if _may_pass(fault) else ConfigurationError
+    kind = Unreachable if _may_pass(cause) else ConfigurationError
     return kind(f"DATABASE_URL: the database cannot be read: {reason}")
 
 
+def _cause(fault: BaseException) -> BaseException:
+    """What the driver said, which SQLAlchemy wraps twice where it fails in the middle of reading."""
+    if isinstance(fault, DBAPIError) and fault.orig is not None:
+        return fault.orig.__cause__ or fault.orig
+    return fault
+
+
 def _may_pass(fault: BaseException) -> bool:
-    if isinstance(fault, DBAPIError) and fault.orig is not None:  # a connection that was lost in the middle of reading
-        fault = fault.orig.__cause__ or fault.orig
     if isinstance(fault, asyncpg.PostgresError):
         return (fault.sqlstate or "").startswith(UNREACHABLE)
     return isinstance(fault, OSError | TimeoutError | asyncpg.InternalClientError)
