@@ -214,6 +214,7 @@ class Cache:
         """A load that several may wait for, with a timeline of its own, that each of them takes over."""
         first = timeline()
         noted = Timeline(first.request_id, first.route, first.trace)
+        noted.client = first.client  # whose place at the database it takes
         context = contextvars.copy_context()
         context.run(keep_timeline, noted)
         work = self._load(key, stamp, load, ttl_seconds)

@@ -63,7 +63,7 @@ class Gate:
         self.waiting = 0
         self._by_client: dict[str, int] = {}
         self._line: dict[str, deque[Waiter]] = {}  # clients in the order of their next turn
-        self._last_client = ""
+        self._last_client: str | None = None
         self._others_until = 0.0
         self._window_began = clock()
         self._answered = 0
@@ -78,7 +78,7 @@ class Gate:
     def enter(self, client: str) -> bool:
         """Takes a place at once; False where there is none."""
         if client != self._last_client:
-            self._others_until = self._clock() + OTHERS_SECONDS if self._last_client else 0.0
+            self._others_until = 0.0 if self._last_client is None else self._clock() + OTHERS_SECONDS
             self._last_client = client
         if self.waiting or not self._has_room(client):
             return False

@@ -14,6 +14,7 @@ from gateway.cache.listener import Session
 from gateway.cache.memory_store import MemoryStore
 from gateway.cache.store import Entry, Key
 from gateway.errors import Conflict, DatabaseTimeout, NotFound, Unavailable, ValidationFailed
+from gateway.events import Timeline, keep_timeline, timeline
 
 TABLES = ("public.products",)
 A, B = Key("a", b"whole a"), Key("b", b"whole b")
@@ -184,6 +185,26 @@ def test_an_off_cache_keeps_nothing_and_lets_writes_through() -> None:
 
 
 # --- sharing -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_load_is_its_first_callers_to_the_gate_at_the_database() -> None:
+    async def check(cache: Cache, source: Source, _clock: Clock) -> None:
+        loaded_for: list[str] = []
+
+        async def load() -> bytes:
+            loaded_for.append(timeline().client)
+            return await source.load()
+
+        async def ask(client: str) -> None:
+            noted = Timeline()
+            noted.client = client
+            keep_timeline(noted)
+            await cache.read(A, TABLES, load, 60)
+
+        await asyncio.gather(*(asyncio.create_task(ask(client)) for client in ("one", "another")))
+        assert loaded_for == ["one"]
+
+    tried(check)
 
 
 def test_callers_that_miss_together_share_one_load() -> None:

@@ -151,6 +151,13 @@ def test_alone_a_client_may_have_every_place() -> None:
     assert not made.enter("alone")
 
 
+def test_a_client_without_a_name_is_one_among_the_others() -> None:
+    made = gate(Clock())
+    assert made.enter("")
+    made.leave("", answered=True)
+    assert [made.enter("flood") for _ in range(LEAST)].count(True) == LEAST * 3 / 4
+
+
 def test_clients_take_turns_in_the_line() -> None:
     order: list[str] = []
 
