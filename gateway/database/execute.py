@@ -160,8 +160,13 @@ class _Attempt:
         try:
             if connection.is_closed():  # since it was handed over
                 raise ConnectionResetError
-            self.sent = True
             left = deadline - time.monotonic()
+            if (
+                left < SERVER_LEAD_SECONDS
+            ):  # the wait for the connection took it, and the server could not be the first to give up
+                in_doubt = False
+                raise NotSent("Every database connection is busy.")
+            self.sent = True
             server_seconds = min(seconds, max(left - SERVER_LEAD_SECONDS, LEAST_STATEMENT_SECONDS))
             if server_seconds == usual_seconds:
                 self.may_have_written = self._writing

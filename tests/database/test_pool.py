@@ -17,10 +17,10 @@ import pytest
 import uvloop
 
 from gateway.connect import Connection
-from gateway.database.execute import Database
+from gateway.database.execute import GRACE_SECONDS, Database
 from gateway.database.pool import KEEPALIVE, SESSION, Pool, PoolOptions, _keep_alive
 from gateway.database.retry import NoConnection
-from gateway.errors import DatabaseTimeout, GatewayError, Unavailable
+from gateway.errors import DatabaseTimeout, GatewayError, NotSent, Unavailable
 from tests.conftest import throwaway_database
 
 
@@ -508,6 +508,27 @@ def test_a_statement_has_its_own_time(url: str) -> None:
             assert (await database.fetch("SELECT 7 FROM pg_sleep(0.4)", (), timeout_seconds=5))[0][0] == 7
             assert (await database.fetch("SHOW statement_timeout", ()))[0][0] == "200ms"
             assert pool.idle == 1
+
+    asyncio.run(run())
+
+
+def test_a_statement_whose_time_went_by_in_line_is_not_sent(url: str) -> None:
+    async def run() -> None:
+        async with opened(url, maximum=1, acquire_timeout_seconds=60) as pool:
+            database = Database(pool)
+            held = await pool.acquire()
+            insert = "CREATE TABLE begun_too_late (n int)"
+            late = asyncio.create_task(database.fetch(insert, (), timeout_seconds=0.01, writing=True))
+            await until(lambda: pool.waiting == 1)
+            await asyncio.sleep(0.01 + GRACE_SECONDS)
+            pool.release(held)
+            with pytest.raises(NotSent):
+                await late
+            assert pool.idle == 1
+            assert await pool.acquire() is held, "for nothing was wrong with it"
+            pool.release(held)
+            assert (await database.fetch("SELECT to_regclass('begun_too_late')", ()))[0][0] is None
+            assert database.breaker._failures == 0
 
     asyncio.run(run())
 
