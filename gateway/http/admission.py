@@ -20,12 +20,13 @@ from gateway.http.responses import Header
 
 
 class Visitor(msgspec.Struct):
-    """What is known of a request so far: who sends it, its limits, and whether what it asks for is deprecated. Filled as it goes
-    on, for a refusal tells of it too."""
+    """What is known of a request so far: who sends it, its limits, whether what it asks for is deprecated, and `more` headers of
+    its answer. Filled as it goes on, for a refusal tells of it too, which may be an exception that others have got as well."""
 
     caller: Caller | None = None
     decision: Decision | None = None
     deprecation: Deprecation | None = None
+    more: tuple[Header, ...] = ()
 
     @property
     def headers(self) -> tuple[Header, ...]:

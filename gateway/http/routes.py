@@ -182,6 +182,7 @@ class DataRoutes:
             always += visitor.headers
         if visitor.deprecation is not None:
             always += visitor.deprecation.headers(scope["raw_path"])
+        always += visitor.more
         return response, always, error_code
 
     async def _answer(self, scope: Scope, headers: Headers, visitor: Visitor, receive: Receive) -> Response:
@@ -267,7 +268,7 @@ class DataRoutes:
             response = await self._write(serving, resource, key, scope, headers, visitor.caller, receive)
         except GatewayError as error:
             if error.status in DOUBTFUL and serving.pipeline.replicas is not None:
-                error.headers = (*error.headers, (CONSISTENCY.decode(), UNKNOWN.token.decode()))
+                visitor.more = ((CONSISTENCY, UNKNOWN.token),)
             raise
         return _marked(response, await serving.pipeline.position())
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import MutableMapping
+from types import SimpleNamespace
 from typing import Any, NoReturn, cast
 
 import pytest
@@ -15,11 +16,21 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from gateway.catalog.model import Catalog
+from gateway.catalog.model import Catalog, Resource
+from gateway.database.execute import Database
+from gateway.database.pool import Pool, PoolOptions
+from gateway.database.replicas import UNKNOWN, ReplicaOptions, Replicas
+from gateway.definitions.model import Operation
+from gateway.errors import Unavailable
+from gateway.guards.grants import Unrestricted
+from gateway.guards.ratelimit import RateLimiter
+from gateway.guards.tokens import Caller
 from gateway.http.admission import Admission
 from gateway.http.middleware import RequestIds, on_exception, on_http_exception
 from gateway.http.responses import Response
-from gateway.http.routes import DataRoutes, Edge, Serving, send_response
+from gateway.http.routes import CONSISTENCY, DataRoutes, Edge, Serving, send_response
+from gateway.pipeline import Pipeline
+from gateway.query.ast import Grant
 
 Messages = list[MutableMapping[str, Any]]
 
@@ -71,6 +82,37 @@ def test_a_fault_on_the_data_path_is_logged_whole_and_told_nothing(caplog: pytes
     routes = DataRoutes(serving, cast(Admission, None), Edge(10, (), None), catch_up)
     with caplog.at_level(logging.ERROR):
         check_internal_error(answer(routes, "/api/v1/things"), caplog)
+
+
+def test_a_fault_that_several_requests_share_is_told_to_each_without_the_others_headers() -> None:
+    """As a batch's is, of reads and of what writes look up."""
+    shared = Unavailable()
+
+    class Things(Pipeline):
+        def resource(self, version: str, name: str) -> Resource:
+            return cast(Resource, SimpleNamespace(id=f"{version}/{name}", writable=True, timeout_seconds=1.0))
+
+    class Nobody(Unrestricted):
+        def grant(self, _resource: Resource, _operation: Operation, _caller: Caller | None) -> Grant:
+            raise shared
+
+    pool = Pool(PoolOptions("postgresql://nowhere/", "tests"))
+    database = Database(pool)
+    pipeline = Things(Catalog({}, {}), database, replicas=Replicas(database, ReplicaOptions((), 1.0, pool.options)))
+    serving = Serving(pipeline, Nobody(), {}, lambda _version, _caller: None, {})
+
+    async def catch_up(_served: Catalog) -> bool:
+        return False
+
+    routes = DataRoutes(lambda: serving, Admission(RateLimiter(None), None, "", ()), Edge(10, (), None), catch_up)
+
+    def token_headers(method: str) -> list[bytes]:
+        start, _ = answer(routes, "/api/v1/things/1", method)
+        assert start["status"] == 503
+        return [value for name, value in start["headers"] if name == CONSISTENCY]
+
+    told = [token_headers(method) for method in ("PATCH", "DELETE", "GET")]
+    assert told == [[UNKNOWN.token], [UNKNOWN.token], []]
 
 
 def test_a_fault_beside_the_data_path_is_logged_whole_and_told_nothing(caplog: pytest.LogCaptureFixture) -> None:
