@@ -31,11 +31,12 @@ from gateway.database.sqlstate import Violation
 from gateway.errors import (
     ConfigurationError,
     Conflict,
+    DatabaseTimeout,
     GatewayError,
     IdempotencyMismatch,
-    NotWritten,
     OutcomeUnknown,
     Problem,
+    Unavailable,
     ValidationFailed,
 )
 from gateway.events import OTHER, IdempotencyReplayed, Observer, Purpose, nobody
@@ -130,6 +131,10 @@ async def _make_tables(database_url: str) -> None:
         await connection.close(timeout=CONNECT_TIMEOUT_SECONDS)
 
 
+class _UnderWay(Conflict):
+    """Somebody else is at the same request, be it an attempt of ours that was lost."""
+
+
 class KeptAnswers:
     """The answers of one database. `start` and `stop` are for cleaning up, which one process does at a time."""
 
@@ -178,31 +183,35 @@ class KeptAnswers:
         is_lost = False
         while True:
             try:
-                rows = await self._database.fetch(sql, given, seconds, writing=True, purpose=purpose)
-            except Violation:
-                kept = await self._read(this, view)  # it may be this very request's own row that is in the way
-                if kept is None:
-                    raise
-                return kept
+                return await self._try(this, view, sql, given, seconds, purpose)
             except OutcomeUnknown:
                 is_lost = True
-            except NotWritten:
-                if not is_lost:
+            except (Unavailable, DatabaseTimeout, _UnderWay):
+                if not is_lost:  # else the one that was lost may have written what this one did not
                     raise
-            else:
-                found = rows[0]
-                if found["fingerprint"] is not None:
-                    return self._replayed(this, view, found)
-                if found["done"]:
-                    return Answer(found["answer"] or "", found["state"], found["key"] or "")
-                if found["free"]:
-                    return await self._read(this, view)  # or it was this very request that changed the row meanwhile
-                if not is_lost:
-                    raise Conflict("The same request is under way; try again.", headers=[("Retry-After", "1")])
             await asyncio.sleep(RESOLVE_PAUSE_SECONDS)
             seconds = min(seconds, deadline - time.monotonic())
             if seconds < LEAST_SECONDS:
                 raise OutcomeUnknown(f"{OutcomeUnknown.default_message} Send it again with the same {HEADER}.")
+
+    async def _try(
+        self, this: Once, view: bytes, sql: str, given: Sequence[Any], seconds: float, purpose: Purpose
+    ) -> Answer | None:
+        try:
+            rows = await self._database.fetch(sql, given, seconds, writing=True, purpose=purpose)
+        except Violation:
+            kept = await self._read(this, view)  # it may be this very request's own row that is in the way
+            if kept is None:
+                raise
+            return kept
+        found = rows[0]
+        if found["fingerprint"] is not None:
+            return self._replayed(this, view, found)
+        if found["done"]:
+            return Answer(found["answer"] or "", found["state"], found["key"] or "")
+        if found["free"]:
+            return await self._read(this, view)  # or it was this very request that changed the row meanwhile
+        raise _UnderWay("The same request is under way; try again.", headers=[("Retry-After", "1")])
 
     async def _read(self, this: Once, view: bytes) -> Answer | None:
         rows = await self._database.fetch(READ_KEPT, (this.id,))

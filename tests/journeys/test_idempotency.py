@@ -285,6 +285,31 @@ def test_nothing_of_a_key_or_a_caller_is_kept_as_it_came(client: httpx.Client, u
     assert not any("telling" in row[0] for row in kept)
 
 
+LOSING = """
+CREATE SEQUENCE attempts;
+CREATE TABLE lost (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY);
+CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
+    IF nextval('attempts') = 1 THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF;
+    PERFORM pg_sleep(60);
+    RETURN NEW;
+END$$;
+CREATE TRIGGER lose BEFORE INSERT ON lost FOR EACH ROW EXECUTE FUNCTION lose();
+"""
+
+
+def test_after_a_lost_attempt_one_that_wrote_nothing_makes_nothing_certain(database_url: str, tmp_path: Path) -> None:
+    """The first attempt's connection is cut, whatever became of it; the second one runs out of time."""
+    execute(database_url, LOSING)
+    make_tables(database_url)
+    resources = write_resources(tmp_path / "resources", {"lost": ""})
+    with gateway_over(database_url, resources, DATABASE_STATEMENT_TIMEOUT_SECONDS="2") as client:
+        answer = client.post("/api/v1/lost", json={}, headers=keyed("lost"))
+    assert answer.status_code == 503
+    told = answer.json()["error"]["message"]
+    assert told.endswith("is not known. Send it again with the same Idempotency-Key.")
+    assert execute(database_url, "SELECT last_value FROM attempts")[0][0] >= 2
+
+
 # --- the table ---------------------------------------------------------------------------------------------------------------
 
 
