@@ -248,19 +248,22 @@ class Pool:
     async def probe(self) -> None:
         """Raises where the server does not let us in and answer. The connection that it takes stays, where there is room.
 
-        It may be one more than the maximum for a moment: all others may hang.
+        It may be one more than the maximum for a moment: all others may hang. It does not stay where all others were dropped
+        meanwhile, for it may lead to the server that was left.
         """
+        departures = self.departures
         connection = await self._connect()
         try:
             await connection.execute("SELECT 1")
         except BaseException:
             connection.terminate()
             raise
-        member = self._member(connection)
-        if self.size < self.options.maximum:
-            self._put(member)
+        if departures != self.departures:
+            connection.terminate()
+        elif self.size < self.options.maximum:
+            self._put(self._member(connection))
         else:
-            self._part_with(member)
+            self._part_with(self._member(connection))
         if self._is_open:
             self._open_more(self.options.minimum - self.size)
 

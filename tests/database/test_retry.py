@@ -9,6 +9,7 @@ import asyncpg
 import msgspec
 import pytest
 
+from gateway.connect import Connection
 from gateway.database.execute import Database
 from gateway.database.pool import Pool
 from gateway.database.retry import (
@@ -244,5 +245,21 @@ def test_leaving_gives_up_idle_connections_now_and_others_as_they_come_back(url:
             pool.leave()  # again, at once, which changes nothing
             pool.release(third)
             assert pool.idle == 1
+
+    asyncio.run(run())
+
+
+def test_a_probes_connection_from_before_a_departure_does_not_stay(url: str) -> None:
+    async def run() -> None:
+        async with opened(url, maximum=2) as pool:
+            await pool.probe()
+            assert pool.idle == 1
+
+            async def depart(_connection: Connection) -> None:
+                pool.drop()
+
+            pool._approve = depart
+            await pool.probe()
+            assert pool.size == 0
 
     asyncio.run(run())
