@@ -150,7 +150,8 @@ class KeptAnswers:
         """Why no key is taken, for operators; empty where all is well."""
         if self._is_ready:
             return ""
-        return f"{KEPT_TABLE} is missing, or not open to this role: {HEADER} is refused; see `gateway migrate own`"
+        lacking = f"{KEPT_TABLE} is missing, or this role may not SELECT, INSERT and DELETE there"
+        return f"{lacking}: {HEADER} is refused; see `gateway migrate own`"
 
     async def is_ready(self) -> bool:
         """Whether the table is there for us. Once it was seen it is not looked for again. Raises the database's errors."""
@@ -256,5 +257,7 @@ class KeptAnswers:
             try:
                 if await self.is_ready():
                     await self._clean_all()
-            except GatewayError as fault:
+            except (GatewayError, Violation) as fault:
                 logger.warning("what is kept under Idempotency-Keys could not be cleaned up: %s", fault)
+            except Exception:
+                logger.exception("what is kept under Idempotency-Keys could not be cleaned up")

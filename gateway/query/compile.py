@@ -180,9 +180,9 @@ KEPT_TABLE = "gateway.idempotency_keys"
 KEPT_IS_READY = """
 SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname || '.' || c.relname = $1 AND has_schema_privilege(n.oid, 'USAGE')
-    AND has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT'))
+    AND has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT') AND has_table_privilege(c.oid, 'DELETE'))
 """
-"""Whether the table is there, and open to this role. Values: its name."""
+"""Whether the table is there, and this role may do there what `READ_KEPT`, `CLEAN_KEPT` and keyed writes do. Values: its name."""
 
 READ_KEPT = f"SELECT fingerprint, view, answer, state, key FROM {KEPT_TABLE} WHERE id = $1::bytea"
 """What is kept. Values: the id."""
@@ -190,8 +190,8 @@ READ_KEPT = f"SELECT fingerprint, view, answer, state, key FROM {KEPT_TABLE} WHE
 CLEANING_LOCK = 7093846120573490
 CLEAN_KEPT = f"""
 WITH gate AS MATERIALIZED (SELECT pg_try_advisory_xact_lock({CLEANING_LOCK}) AS mine),
-old AS (SELECT id FROM {KEPT_TABLE} WHERE kept_at < now() - make_interval(secs => $1::float8) AND (SELECT mine FROM gate)
-    ORDER BY kept_at LIMIT $2::bigint FOR UPDATE SKIP LOCKED),
+old AS MATERIALIZED (SELECT id FROM {KEPT_TABLE}
+    WHERE kept_at < now() - make_interval(secs => $1::float8) AND (SELECT mine FROM gate) ORDER BY kept_at LIMIT $2::bigint),
 gone AS (DELETE FROM {KEPT_TABLE} AS k USING old WHERE k.id = old.id RETURNING 1)
 SELECT count(*) FROM gone
 """
