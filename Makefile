@@ -8,7 +8,7 @@
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: dev test test-faults soak bench install deploy-tools docs lint clean help
+.PHONY: dev test test-long test-faults soak bench install deploy-tools docs lint clean help
 
 PYTHON ?=
 ARGS ?=
@@ -23,6 +23,9 @@ dev: $(INSTALLED) ## set up, then run a gateway with sample rows on http://127.0
 
 test: $(INSTALLED) ## set up, then run the whole test suite
 	@.venv/bin/python -m pytest $(ARGS)
+
+test-long: $(INSTALLED) ## the tests that take their time, which make test leaves out
+	@.venv/bin/python -m pytest -m long $(ARGS)
 
 test-faults: $(INSTALLED) ## every test of faults, the long ones too, then what they promise, measured
 	@.venv/bin/python -m pytest -n 1 -m 'long or not long' tests/faults $(ARGS)
