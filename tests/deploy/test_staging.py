@@ -145,7 +145,10 @@ def test_a_new_version_comes_in_while_nobody_notices(host: Host) -> None:
     assert changes == ["run", *one, *one]
 
 
-@pytest.mark.parametrize(("image", "said"), [("gateway:dies", "has ended"), ("gateway:never-ready", "was not ready after 1 s")])
+NEVER_READY = pytest.param("gateway:never-ready", "was not ready after 1 s", marks=pytest.mark.long)
+
+
+@pytest.mark.parametrize(("image", "said"), [("gateway:dies", "has ended"), NEVER_READY])
 def test_a_version_that_does_not_work_is_rolled_back(host: Host, image: str, said: str) -> None:
     before = host.images()
     with used(host.proxy) as statuses:

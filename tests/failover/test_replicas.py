@@ -335,6 +335,7 @@ def test_an_older_copy_in_a_replicas_place_is_not_taken_for_it(tmp_path: Path) -
             assert {number(client, x_consistency_token=token) for _ in range(50)} == {5}
 
 
+@pytest.mark.long
 def test_after_a_promotion_the_next_primary_answers_and_old_tokens_are_understood(tmp_path: Path) -> None:
     with cluster("second", "third", schema=SCHEMA) as (first, second, third):
         prepare(first)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.deploy.proxy import Proxy, proxying
 from tests.journeys.gated import site
@@ -74,6 +75,7 @@ def is_sent_to(port: int) -> bool:
     return 'route="/api/v1/notes' in httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=20).text
 
 
+@pytest.mark.long
 def test_gateways_that_are_restarted_in_turn_behind_nginx_fail_no_request(database_url: str, tmp_path: Path) -> None:
     site(database_url, tmp_path)
     ports = [free_port(), free_port()]

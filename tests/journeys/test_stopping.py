@@ -53,7 +53,7 @@ def status(client: httpx.Client, path: str = "/health/ready") -> int:
         return 0
 
 
-@pytest.mark.parametrize("count", ["1", "2"])
+@pytest.mark.parametrize("count", ["1", pytest.param("2", marks=pytest.mark.long)])
 def test_sigterm_drains_not_ready_at_once_serving_on_and_what_is_in_flight_is_answered(
     database_url: str, tmp_path: Path, gate: Gate, count: str
 ) -> None:
@@ -91,6 +91,7 @@ def test_a_signal_other_than_sigterm_stops_without_a_drain(
     assert "Traceback" not in found.log.read_text()
 
 
+@pytest.mark.long
 def test_what_never_ends_does_not_keep_a_process_beyond_its_bound(database_url: str, tmp_path: Path, gate: Gate) -> None:
     gate.close()
     bounds = {"SHUTDOWN_TIMEOUT_SECONDS": "1", "DATABASE_STATEMENT_TIMEOUT_SECONDS": "600"}
@@ -122,6 +123,7 @@ def test_a_worker_that_ends_is_started_anew_and_the_other_serves_on(database_url
         assert not any(worker.is_running() for worker in left)
 
 
+@pytest.mark.long
 def test_a_worker_that_hangs_is_replaced_and_workers_whose_supervisor_is_gone_stop(
     database_url: str, tmp_path: Path, gate: Gate
 ) -> None:
