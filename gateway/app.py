@@ -27,7 +27,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.breaker import Breaker
 from gateway.cache.cache import Cache, choose, make_cache
-from gateway.cache.dependencies import read_dependencies
+from gateway.cache.dependencies import Dependencies, read_dependencies
 from gateway.catalog.build import build, table_name
 from gateway.catalog.model import Catalog
 from gateway.database.execute import Database
@@ -220,13 +220,15 @@ class Gateway:
         self.replicas = _replicas(settings, self._database, self.observe)
         self.kept = KeptAnswers(self._database, settings.idempotency_keep_seconds, self.observe)
         self.cache: Cache | None = None
+        self._cache_choice = choose(settings.workers, settings.redis_url)
         self._draining = False
         self._redis_breaker = _redis_breaker(settings.redis_url, self.observe)
         self.limiter = RateLimiter(settings.rate_limit, settings.redis_url, observe=self.observe, breaker=self._redis_breaker)
         self.jwks, self._verifier = _tokens(settings)
         self._coming_up: asyncio.Task[None] | None = None
         self._loaded: Loaded | None = None
-        self.reloader = Reloader(lambda: self.catalog, self._draft, self._swap, self.observe)
+        self._content = b""
+        self.reloader = Reloader(lambda: self.catalog, lambda: self._content, self._draft, self._swap, self.observe)
         self._serving = self._serve_from(Catalog({}, {}, is_built=False))
         trusted = trusted_networks(settings.trusted_proxies)
         admission = Admission(self.limiter, self._verifier, settings.auth_issuer or "", trusted)
@@ -282,24 +284,39 @@ class Gateway:
         Made in a thread, with a loop of its own, for it takes long enough to be felt by requests. Raises ConfigurationError.
         """
 
-        def make() -> tuple[Loaded, Catalog, tuple[Fault, ...]]:
-            loaded = self._loaded if self._loaded is not None and not with_files else load_directory(self.settings.resources_dir)
-            return loaded, *asyncio.run(_assemble(self.settings, loaded))
+        async def read(loaded: Loaded) -> Draft:
+            catalog, faults = await _assemble(self.settings, loaded)
+            dependencies = await self._dependencies()
+            return Draft(loaded, catalog, faults, dependencies, content_of(catalog, dependencies))
 
-        loaded, catalog, faults = await asyncio.to_thread(make)
-        return Draft(loaded, catalog, faults, content_of(catalog))
+        def make() -> Draft:
+            loaded = self._loaded if self._loaded is not None and not with_files else load_directory(self.settings.resources_dir)
+            return asyncio.run(read(loaded))
+
+        return await asyncio.to_thread(make)
+
+    async def _dependencies(self) -> Dependencies:
+        """Which tables hang on which, as the database has it now; nothing where no answers are kept. Raises Unreachable."""
+        if self._cache_choice.kind == "off":
+            return Dependencies()
+        try:
+            return await read_dependencies(database_url(self.settings))
+        except FAULTS as fault:
+            raise unreadable(fault) from fault
 
     async def _swap(self, draft: Draft) -> None:
         """Serves another catalog, for requests that come from now on. Raises Unreachable, and then nothing has changed."""
         try:
             await self.pool.open()
-            await self._open_cache()
+            await self._open_cache(draft.dependencies)
         except FAULTS as fault:
             raise unreadable(fault) from fault
         with contextlib.suppress(GatewayError):  # then the first who asks looks again
             await self.kept.is_ready()
         self.kept.start()
-        self._loaded = draft.loaded
+        self._loaded, self._content = draft.loaded, draft.content
+        if self.cache is not None:  # at once with the pipeline, which keeps what it has found in them
+            self.cache.dependencies = draft.dependencies
         self._serving = self._serve_from(draft.catalog)
 
     async def _come_up(self, told: str) -> None:
@@ -350,12 +367,11 @@ class Gateway:
         await self.traces.stop()
         await asyncio.to_thread(self.log.close)
 
-    async def _open_cache(self) -> None:
+    async def _open_cache(self, dependencies: Dependencies) -> None:
         """The cache that the settings allow. It need not be trusted yet when requests come: then the database answers."""
         if self.cache is not None:
-            self.cache.dependencies = await read_dependencies(database_url(self.settings))
             return
-        choice = choose(self.settings.workers, self.settings.redis_url)
+        choice = self._cache_choice
         logger.info(choice.sentence)
         if choice.kind == "off":
             return
@@ -365,7 +381,7 @@ class Gateway:
             redis_url=self.settings.redis_url,
             name=f"{self.settings.service_name} cache",
             is_pooled=self.settings.database_pooler == "transaction",
-            dependencies=await read_dependencies(database_url(self.settings)),
+            dependencies=dependencies,
             harmless=(Violation, NotWritten),
             observe=self.observe,
             breaker=self._redis_breaker,

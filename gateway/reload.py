@@ -16,6 +16,7 @@ from typing import Literal
 
 import msgspec
 
+from gateway.cache.dependencies import Dependencies
 from gateway.catalog.model import Catalog
 from gateway.definitions.model import Fault, Loaded
 from gateway.errors import ConfigurationError
@@ -30,11 +31,13 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.25, 30.0
 
 
 class Draft(msgspec.Struct, frozen=True, eq=False):
-    """A catalog that may be served. `content` is all that it was made of: equal ones serve the same."""
+    """A catalog that may be served, and for the cache which tables hang on which. `content` is all that both were made of: equal
+    ones serve the same."""
 
     loaded: Loaded
     catalog: Catalog
     faults: tuple[Fault, ...]
+    dependencies: Dependencies
     content: bytes
 
 
@@ -42,10 +45,14 @@ class Refused(ConfigurationError):
     """A draft that would serve less than what is served now."""
 
 
-def content_of(catalog: Catalog) -> bytes:
-    """What a catalog is made of: every definition and every table."""
+def content_of(catalog: Catalog, dependencies: Dependencies) -> bytes:
+    """What is served by: every definition, every table, and which hang on which."""
     made = [(place, resource.definition, resource.table) for place, resource in sorted(catalog.resources.items())]
-    return msgspec.msgpack.encode((made, sorted(catalog.broken.items())))
+    edges = [
+        sorted((source, sorted(targets)) for source, targets in found.items())
+        for found in (dependencies.views, dependencies.carried)
+    ]
+    return msgspec.msgpack.encode((made, sorted(catalog.broken.items()), edges))
 
 
 def refuse_worse(live: Catalog, draft: Draft) -> None:
@@ -58,6 +65,7 @@ def refuse_worse(live: Catalog, draft: Draft) -> None:
 
 class Reloader:
     """Reloads one after the other. `draft` makes the next catalog, of files and tables or of tables alone; `swap` serves it.
+    `live` is what is served now, and `content` what that was made of.
 
     `notice` is why the last one was refused, for `/health/ready`; empty where it was not. It tells of resources alone: what a
     file or the database says of itself is the log's. `version` counts the swaps.
@@ -66,12 +74,14 @@ class Reloader:
     def __init__(
         self,
         live: Callable[[], Catalog],
+        content: Callable[[], bytes],
         draft: Callable[[bool], Awaitable[Draft]],
         swap: Callable[[Draft], Awaitable[None]],
         observe: Observer = nobody,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._live = live
+        self._content = content
         self._draft = draft
         self._swap = swap
         self._observe = observe
@@ -120,7 +130,7 @@ class Reloader:
         try:
             draft = await self._draft(with_files)
             refuse_worse(live, draft)
-            if draft.content == content_of(live):
+            if draft.content == self._content():
                 logger.info("reload: nothing has changed")
                 return self._tell("unchanged")
             await self._swap(draft)

@@ -123,6 +123,53 @@ def test_files_of_now_are_served_and_told_of_and_no_answer_of_before_is_kept(dat
     run(database_url, tmp_path, steps, WORKERS="1")
 
 
+def test_what_hangs_on_which_table_is_read_anew_though_all_else_is_as_it_was(database_url: str, tmp_path: Path) -> None:
+    """A view that is made from another table, and a foreign key that carries a deletion on."""
+
+    async def steps(running: Running) -> None:
+        connection = await asyncpg.connect(database_url)
+        await connection.execute(
+            """
+            CREATE TABLE others (LIKE notes INCLUDING ALL);
+            INSERT INTO others VALUES (1, 'other 1');
+            CREATE VIEW shown AS SELECT id, body FROM notes;
+            CREATE TABLE hanging (id integer PRIMARY KEY, note integer NOT NULL CONSTRAINT of_note REFERENCES notes);
+            INSERT INTO hanging VALUES (1, 2);
+            """
+        )
+        running.write(others="", shown="key: id\nlist: {sort: [id]}\n", hanging="")
+        await running.reload()
+
+        async def kept(path: str) -> Any:
+            async with asyncio.timeout(60):
+                while (answer := await running.client.get(path)).headers["x-cache"] != "hit":
+                    await asyncio.sleep(0.01)
+            return answer.json()["data"]
+
+        assert await kept("/api/v1/shown/1") == {"id": 1, "body": "note 1"}
+        await connection.execute("CREATE OR REPLACE VIEW shown AS SELECT id, body FROM others")
+        await running.reload()
+        assert await kept("/api/v1/shown/1") == {"id": 1, "body": "other 1"}
+        assert (await running.client.patch("/api/v1/others/1", json={"body": "new"})).status_code == 200
+        assert await running.rows("/api/v1/shown/1") == {"id": 1, "body": "new"}
+
+        await connection.execute(
+            """
+            ALTER TABLE hanging DROP CONSTRAINT of_note;
+            ALTER TABLE hanging ADD CONSTRAINT of_note FOREIGN KEY (note) REFERENCES notes ON DELETE CASCADE
+            """
+        )
+        await running.reload()
+        assert await kept("/api/v1/hanging/1") == {"id": 1, "note": 2}
+        assert (await running.client.delete("/api/v1/notes/2")).status_code == 204
+        assert (await running.client.get("/api/v1/hanging/1")).status_code == 404
+        await running.reload()
+        assert running.events == [Reloaded("swapped")] * 3 + [Reloaded("unchanged")]
+        await connection.close()
+
+    run(database_url, tmp_path, steps, WORKERS="1", CACHE_TTL_SECONDS="600")
+
+
 @pytest.mark.parametrize(
     ("files", "told"),
     [
@@ -279,7 +326,7 @@ def test_a_catalog_that_stays_wrong_is_looked_at_ever_more_rarely() -> None:
         async def swap(_draft: Any) -> None:
             raise AssertionError
 
-        reloader = Reloader(lambda: live, draft, swap, clock=lambda: 1000.0)
+        reloader = Reloader(lambda: live, lambda: b"", draft, swap, clock=lambda: 1000.0)
         for _ in range(8):
             assert await asyncio.gather(*(reloader.catch_up(live) for _ in range(10))) == [False] * 10
 

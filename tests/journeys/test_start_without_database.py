@@ -73,11 +73,11 @@ def test_a_gateway_whose_database_comes_later_comes_up_by_itself(workers: str, s
 
 
 def test_a_database_that_is_full_at_the_start_is_waited_for(database_url: str, tmp_path: Path) -> None:
-    """The first connection, which reads the tables, is let in; those of the pool and the cache are not all."""
+    """It is there, and has no room for a connection of ours."""
     migrate.upgrade(database_url)
     role = f"few_{uuid.uuid4().hex}"
     execute(
-        database_url, f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 1", f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}"
+        database_url, f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 0", f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}"
     )
     resources = write_resources(tmp_path / "resources", {"categories": GOOD})
     url = re.sub(r"^postgresql://[^@]*@", f"postgresql://{role}@", database_url)
