@@ -215,7 +215,7 @@ class Gateway:
         self._database = Database(self.pool, observe=self.observe, comments=settings.trace_sql_comments)
         self.arrivals = Arrivals(self.observe)
         servers = 1 + len(settings.database_replica_urls)
-        self.gate = Gate(2 * settings.database_pool_max * servers, settings.database_acquire_timeout_seconds / 2, self.observe)
+        self.gate = Gate(2 * settings.database_pool_max * servers, settings.database_acquire_timeout_seconds / 10, self.observe)
         self._migrations = MigrationWatch(self._database, self.observe)
         self.replicas = _replicas(settings, self._database, self.observe)
         self.kept = KeptAnswers(self._database, settings.idempotency_keep_seconds, self.observe)
