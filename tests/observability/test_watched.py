@@ -219,7 +219,9 @@ def test_a_sampled_request_can_say_in_sql_which_trace_it_is_of(database: str, re
     async def last_query() -> str:
         connection = await asyncpg.connect(database)
         try:
-            found = await connection.fetchval("SELECT query FROM pg_stat_activity WHERE query LIKE '%things%traceparent=%'")
+            found = await connection.fetchval(
+                "SELECT query FROM pg_stat_activity WHERE query LIKE '%things%traceparent=%' AND pid <> pg_backend_pid()"
+            )
             return found or ""
         finally:
             await connection.close()
