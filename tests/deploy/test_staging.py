@@ -161,6 +161,7 @@ def test_a_version_that_does_not_work_is_rolled_back(host: Host, image: str, sai
     assert set(statuses) == {200, 201}
 
 
+@pytest.mark.long
 def test_a_roll_that_is_stopped_goes_back(host: Host) -> None:
     """As a terminal does it: Ctrl-C reaches the script and what it runs."""
     before = host.images()

@@ -306,6 +306,7 @@ def test_a_role_that_sees_no_statistics_can_read_from_a_replica(nodes: tuple[Nod
 # --- other servers in its place, and promotions -------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_an_older_copy_in_a_replicas_place_is_not_taken_for_it(tmp_path: Path) -> None:
     with cluster("replica", "older", schema=SCHEMA) as (primary, replica, older):
         prepare(primary)

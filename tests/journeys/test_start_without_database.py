@@ -44,7 +44,7 @@ def execute(url: str, *statements: str) -> None:
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.long)])
 def test_a_gateway_whose_database_comes_later_comes_up_by_itself(workers: str, server_directory: Path, tmp_path: Path) -> None:
     write_resources(tmp_path / "resources", {"categories": GOOD, "orders": "fields:\n  totl: {readonly: true}\n"})
     with embedded.postgres(server_directory, durable=False) as url:
