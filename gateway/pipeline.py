@@ -39,7 +39,7 @@ from gateway.idempotency import Answer, KeptAnswers, Once, view_of
 from gateway.query.ast import EVERYTHING, Count, GetPlan, Grant, ListPlan, ListRequest, States, WritePlan, WriteShape
 from gateway.query.compile import compile_explain
 from gateway.query.cursor import MAX_CURSOR_CHARACTERS, Cursor, encode_cursor
-from gateway.query.payload import plan_create, plan_delete, plan_patch
+from gateway.query.payload import plan_delete
 from gateway.query.plan import filter_values, plan_get, plan_list, readable_fields
 from gateway.query.plans import Plans
 from gateway.query.statements import ReadStatement, Statements, table_of
@@ -270,7 +270,7 @@ class Pipeline:
         """The stored row; stored once, where `once` names the request. Raises ValidationFailed, Conflict and the database's
         errors; with `once` also IdempotencyMismatch."""
         began = time.perf_counter()
-        plan = plan_create(resource, body, grant)
+        plan = self.plans.create(resource, body, grant)
         timeline().note("plan", began)
         answer = await self._write(resource, plan, grant, once=once)
         if answer is None:
@@ -293,7 +293,7 @@ class Pipeline:
         IdempotencyMismatch.
         """
         began = time.perf_counter()
-        plan = plan_patch(resource, key, body, merge, grant, states)
+        plan = self.plans.patch(resource, key, body, merge, grant, states)
         timeline().note("plan", began)
         answer = await self._write(resource, plan, grant, key, once)
         if answer is None:

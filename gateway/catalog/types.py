@@ -118,14 +118,35 @@ class ColumnType(msgspec.Struct, frozen=True):
             return self._load_array(value)
         return self.scalar.load(value, self)
 
+    def taker(self) -> Callable[[Any], Wire]:
+        """`load` and then `check_fit` in one, for many values: what the type says of both is asked here, once."""
+        if self.array:
+            return self._take_array
+        load, check_fit = self.scalar.load, self.scalar.check_fit
+        if check_fit is _keep:
+            return lambda value: load(value, self)
+
+        def take(value: Any) -> Wire:
+            wire = load(value, self)
+            check_fit(wire, self)
+            return wire
+
+        return take
+
+    def _take_array(self, value: Any) -> Wire:
+        wire = self._load_array(value)
+        self.check_fit(wire)
+        return wire
+
     def check_fit(self, wire: Wire) -> None:
         """Raises BadValue where the column would cut or round `wire`. Filters need no such check, writes do."""
-        if self.array:
-            for element in wire if isinstance(wire, list) else ():
+        check_fit = self.scalar.check_fit
+        if not self.array:
+            check_fit(wire, self)
+        elif check_fit is not _keep and isinstance(wire, list):
+            for element in wire:
                 if element is not None:
-                    self.scalar.check_fit(element, self)
-        else:
-            self.scalar.check_fit(wire, self)
+                    check_fit(element, self)
 
     def schema(self) -> dict[str, Any]:
         """The JSON Schema (2020-12) of a value in a request body."""
@@ -150,10 +171,11 @@ class ColumnType(msgspec.Struct, frozen=True):
     def _load_array(self, value: Any) -> Wire:
         if not isinstance(value, list):
             raise BadValue("takes an array")
+        load = self.scalar.load
         wire: list[str | None] = []
         for position, element in enumerate(value):
             try:
-                wire.append(None if element is None else as_text(self.scalar.load(element, self)))
+                wire.append(None if element is None else as_text(load(element, self)))
             except BadValue as fault:
                 raise BadValue(f"has an element at position {position} that is wrong: {fault}") from None
         if self.name == "numeric":
@@ -208,6 +230,8 @@ NUMERIC_DIGITS_BEFORE, NUMERIC_DIGITS_AFTER = 131072, 16383  # PostgreSQL's limi
 def _refuse_nul(text: str) -> None:
     if "\0" in text:
         raise BadValue("has the character U+0000, which text cannot hold")
+    if text.isascii():
+        return
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -217,6 +241,8 @@ def _refuse_nul(text: str) -> None:
 def as_text(wire: Wire) -> str:
     """A wire value in PostgreSQL's text form; a list as an array's."""
     match wire:
+        case str():
+            return wire
         case bool():
             return "true" if wire else "false"
         case bytes():
@@ -309,8 +335,11 @@ def _integer_schema(column: ColumnType) -> dict[str, Any]:
 
 
 def _parse_numeric(text: str, _type: ColumnType) -> str:
-    if _NUMBER.fullmatch(text) is None:
+    written = _NUMBER.fullmatch(text)
+    if written is None:
         raise BadValue('takes a decimal number, such as "12.30"')
+    if written[2] is None and len(text) <= NUMERIC_DIGITS_AFTER:
+        return text  # too short to have too many digits
     return _check_numeric(Decimal(text), text)
 
 
@@ -342,7 +371,11 @@ _EXACT = Context(prec=NUMERIC_DIGITS_BEFORE + NUMERIC_DIGITS_AFTER, Emax=MAX_EMA
 def _fit_numeric(wire: Wire, column: ColumnType) -> None:
     if column.precision is None or column.scale is None:
         return
-    value = Decimal(str(wire))
+    text = str(wire)
+    before, _, after = text.partition(".")
+    if len(before) <= column.precision - column.scale and len(after) <= column.scale and (after or before).isdigit():
+        return  # as it is written it fits, and nothing has to be worked out
+    value = Decimal(text)
     if not value:
         return
     exponent = value.normalize(_EXACT).as_tuple().exponent
@@ -472,9 +505,12 @@ _NO_TEXT = "\0"
 def _load_by(parse: Callable[[str, ColumnType], Wire]) -> Callable[[Any, ColumnType], Wire]:
     """The JSON loader of a type whose JSON form is the string that `parse` takes."""
 
+    if parse is _parse_text:
+        return _load_text
+
     def load(value: Any, column: ColumnType) -> Wire:
         if not isinstance(value, str):
-            return parse(_NO_TEXT, column) if parse is not _parse_text else _load_text(value, column)
+            return parse(_NO_TEXT, column)
         _refuse_nul(value)
         return parse(value, column)
 

@@ -54,7 +54,7 @@ class ListRequest(msgspec.Struct, frozen=True):
 # --- as resolved -------------------------------------------------------------------------------------------------------
 
 
-class Comparison(msgspec.Struct, frozen=True, tag=True):
+class Comparison(msgspec.Struct, frozen=True, cache_hash=True, tag=True):
     """`field operator`, without its values. `path` says how a JSON path below the field is read; the path is a value too,
     the first one."""
 
@@ -63,15 +63,15 @@ class Comparison(msgspec.Struct, frozen=True, tag=True):
     path: Literal["", "text", "number"] = ""
 
 
-class And(msgspec.Struct, frozen=True, tag=True):
+class And(msgspec.Struct, frozen=True, cache_hash=True, tag=True):
     items: tuple[Filter, ...]
 
 
-class Or(msgspec.Struct, frozen=True, tag=True):
+class Or(msgspec.Struct, frozen=True, cache_hash=True, tag=True):
     items: tuple[Filter, ...]
 
 
-class Not(msgspec.Struct, frozen=True, tag=True):
+class Not(msgspec.Struct, frozen=True, cache_hash=True, tag=True):
     item: Filter
 
 
@@ -114,7 +114,7 @@ EVERYTHING = Grant()
 Count = Literal["none", "exact", "estimated"]
 
 
-class ListShape(msgspec.Struct, frozen=True):
+class ListShape(msgspec.Struct, frozen=True, cache_hash=True):
     """A list's SQL. `after` is None without a cursor, else tells for each sort key whether the cursor's value is null.
 
     `keys_beside` asks for the sort keys in a second column, for when the row's JSON does not carry them exactly.
@@ -149,7 +149,7 @@ class ListPlan(msgspec.Struct, frozen=True):
     fingerprint: bytes
 
 
-class GetShape(msgspec.Struct, frozen=True):
+class GetShape(msgspec.Struct, frozen=True, cache_hash=True):
     """One row by its key. Values: the key's parts, then the row rule's."""
 
     resource: str
@@ -173,7 +173,7 @@ class Assignment(msgspec.Struct, frozen=True):
     merge: Merge | None = None
 
 
-class WriteShape(msgspec.Struct, frozen=True):
+class WriteShape(msgspec.Struct, frozen=True, cache_hash=True):
     """A create, patch or delete. `fields` are those of the answer; without any the answer shows nothing of the row.
 
     `where` holds of the row before the write, `check` of the row after it, or nothing is written; the answer shows the row

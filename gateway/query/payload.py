@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
-from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from gateway.catalog.model import Bounds, Field, Resource
 from gateway.catalog.types import BadValue, ColumnType, Family, Wire
@@ -20,6 +19,8 @@ from gateway.query.plan import parse_key, readable_fields
 from gateway.query.strict_json import BadJson, decode_json
 
 MAX_MERGE_OBJECTS = 100
+MAX_SHAPES = 500
+"""That a form remembers: callers choose freely which fields they send. The oldest goes first."""
 Check = Callable[[Wire], None]
 
 
@@ -31,22 +32,79 @@ def writable_fields(resource: Resource, grant: Grant = EVERYTHING) -> dict[str, 
     }
 
 
-def plan_create(resource: Resource, body: bytes, grant: Grant = EVERYTHING) -> WritePlan:
-    """The plan of a create. Raises ValidationFailed with every problem, Forbidden for fields the grant keeps."""
+class Form:
+    """What callers with one grant may send to a resource, and what reads it: all that can be made before a body comes.
+
+    `takers` are by field; they take what is not null. `readable` are the fields that the caller may see.
+    """
+
+    def __init__(self, resource: Resource, grant: Grant) -> None:
+        self.resource = resource
+        self.writable = writable_fields(resource, grant)
+        self.takers = {name: (field, _taker(field)) for name, field in self.writable.items()}
+        self.required = tuple(name for name, field in self.writable.items() if field.required)
+        self.readable = readable_fields(resource, grant)
+        self._shown = tuple(self.readable) if grant.readable else ()
+        self._set = tuple(Assignment(name) for name, _ in grant.set)
+        self._rule, _ = _bound(grant.rows)
+        self._seen, _ = _bound(_seen(grant))
+        self._shapes: dict[Any, WriteShape] = {}
+
+    def shape(
+        self, operation: Literal["create", "patch"], sent: tuple[str, ...], merged: Mapping[str, Merge], conditional: bool
+    ) -> WriteShape:
+        """The shape of a write that sends these fields; one and the same each time, as far as it remembers."""
+        place = (operation, sent, conditional)
+        shape = None if merged else self._shapes.get(place)
+        if shape is None:
+            assigned = (*(Assignment(name, merged.get(name)) for name in sent), *self._set)
+            before = self._rule if operation == "patch" else None
+            shape = WriteShape(
+                operation, self.resource.id, assigned, self._shown, before, self._rule, self._seen, conditional=conditional
+            )
+            if not merged:
+                self._keep(place, shape)
+        return shape
+
+    def _keep(self, place: Any, shape: WriteShape) -> None:
+        if len(self._shapes) >= MAX_SHAPES:
+            del self._shapes[next(iter(self._shapes))]
+        self._shapes[place] = shape
+
+
+class Forms:
+    """The forms of one catalog, as many as its access rules make."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, Form] = {}
+
+    def of(self, resource: Resource, grant: Grant) -> Form:
+        """The form for all grants that differ from this one in values alone."""
+        rule, _ = _bound(grant.rows)
+        seen, _ = _bound(_seen(grant))
+        names = tuple([name for name, _ in grant.set])
+        place = (resource, grant.readable, grant.read_fields, grant.write_fields, rule, seen, names)
+        form = self._known.get(place)
+        if form is None:
+            form = self._known[place] = Form(resource, grant)
+        return form
+
+
+def plan_create(resource: Resource, body: bytes, grant: Grant = EVERYTHING, form: Form | None = None) -> WritePlan:
+    """The plan of a create. Raises ValidationFailed with every problem, Forbidden for fields the grant keeps.
+
+    `form` is the grant's, where it is at hand.
+    """
+    form = form or Form(resource, grant)
     members = _members(body)
     problems: list[Problem] = []
-    assigned, values = _assignments(resource, members, grant, problems)
-    problems += [
-        Problem(name, "is required")
-        for name, field in writable_fields(resource, grant).items()
-        if field.required and name not in members
-    ]
+    sent, merged, values = _taken(form, members, grant, problems)
+    problems += [Problem(name, "is required") for name in form.required if name not in members]
     if problems:
         raise ValidationFailed("The body is not valid.", problems)
-    check, check_values = _bound(grant.rows)
-    seen, seen_values = _bound(_seen(grant))
-    shape = WriteShape("create", resource.id, assigned, _answered(resource, grant), check=check, seen=seen)
-    return WritePlan(shape, (*values, *check_values, *seen_values))
+    _, rule_values = _bound(grant.rows)
+    _, seen_values = _bound(_seen(grant))
+    return WritePlan(form.shape("create", sent, merged, False), (*values, *rule_values, *seen_values))
 
 
 def plan_patch(
@@ -56,25 +114,26 @@ def plan_patch(
     merge: bool,
     grant: Grant = EVERYTHING,
     states: States | None = None,
+    form: Form | None = None,
 ) -> WritePlan:
     """The plan of a patch; with `merge` (RFC 7396) objects sent for JSON fields are merged into what is stored.
 
     Raises NotFound for a key that cannot be, ValidationFailed with every problem, Forbidden for fields the grant keeps.
+    `form` is the grant's, where it is at hand.
     """
+    form = form or Form(resource, grant)
     key_values = parse_key(resource, key)
     members = _members(body)
     problems: list[Problem] = []
     if not members:
         raise ValidationFailed("The body is not valid.", [Problem("", "is empty; a patch changes at least one field")])
-    assigned, values = _assignments(resource, members, grant, problems, merge)
+    sent, merged, values = _taken(form, members, grant, problems, merge)
     if problems:
         raise ValidationFailed("The body is not valid.", problems)
-    rule, rule_values = _bound(grant.rows)
-    seen, seen_values = _bound(_seen(grant))
+    _, rule_values = _bound(grant.rows)
+    _, seen_values = _bound(_seen(grant))
     conditional, given = _given(states)
-    shape = WriteShape(
-        "patch", resource.id, assigned, _answered(resource, grant), where=rule, check=rule, seen=seen, conditional=conditional
-    )
+    shape = form.shape("patch", sent, merged, conditional)
     return WritePlan(shape, (*values, *key_values, *rule_values, *given, *rule_values, *seen_values))
 
 
@@ -100,10 +159,6 @@ def _seen(grant: Grant) -> Bound | None:
     return None if grant.seen_rows == grant.rows else grant.seen_rows
 
 
-def _answered(resource: Resource, grant: Grant) -> tuple[str, ...]:
-    return tuple(readable_fields(resource, grant)) if grant.readable else ()
-
-
 def _members(body: bytes) -> dict[str, Any]:
     try:
         members = decode_json(body)
@@ -114,44 +169,49 @@ def _members(body: bytes) -> dict[str, Any]:
     return members
 
 
-def _assignments(
-    resource: Resource, members: Mapping[str, Any], grant: Grant, problems: list[Problem], merge: bool = False
-) -> tuple[tuple[Assignment, ...], Values]:
-    """The fields to set, in the resource's order, and their values."""
-    writable = writable_fields(resource, grant)
-    _refuse_names(resource, members, writable, grant, problems)
-    assigned: list[Assignment] = []
+def _taken(
+    form: Form, members: Mapping[str, Any], grant: Grant, problems: list[Problem], merge: bool = False
+) -> tuple[tuple[str, ...], Mapping[str, Merge], list[Any]]:
+    """The fields that were sent, in the resource's order, how some of them are merged, and the values of all that is set."""
+    if not members.keys() <= form.writable.keys():
+        _refuse_names(form, members, problems)
+    sent: list[str] = []
+    merged: dict[str, Merge] = {}
     values: list[Any] = []
-    for name, field in writable.items():
+    for name, (field, take) in form.takers.items():
         if name not in members:
             continue
+        value = members[name]
+        if value is None:
+            if not field.nullable:
+                problems.append(Problem(name, "takes no null"))
+            sent.append(name)
+            values.append(None)
+            continue
         try:
-            merged, given = _value(field, members[name], merge)
+            if merge and isinstance(value, dict) and field.type.family is Family.JSON and not field.type.array:
+                field.type.load(value)
+                of_merge: list[Any] = []
+                merged[name] = _merge(value, field.type, of_merge)
+                values += of_merge
+            else:
+                values.append(take(value))
         except BadValue as fault:
             problems.append(Problem(name, str(fault)))
         else:
-            assigned.append(Assignment(name, merged))
-            values += given
-    for name, wire in grant.set:
-        assigned.append(Assignment(name))
-        values.append(wire)
-    return tuple(assigned), tuple(values)
+            sent.append(name)
+    values += [wire for _, wire in grant.set]
+    return tuple(sent), merged, values
 
 
-def _refuse_names(
-    resource: Resource,
-    members: Mapping[str, Any],
-    writable: Mapping[str, Field],
-    grant: Grant,
-    problems: list[Problem],
-) -> None:
+def _refuse_names(form: Form, members: Mapping[str, Any], problems: list[Problem]) -> None:
     kept: list[Problem] = []
-    shown = readable_fields(resource, grant)  # what the caller cannot see does not exist for them, here as in a list
+    writable = form.writable
     for name in members:
         if name in writable:
             continue
-        field = resource.visible.get(name)
-        if field is None or name not in shown:
+        field = form.resource.visible.get(name)
+        if field is None or name not in form.readable:  # what they cannot see does not exist for them, here as in a list
             known = f"Fields: {', '.join(writable)}"
             problems.append(Problem(name[:200], f"is not a field.{did_you_mean(name[:200], writable)} {known}"))
         elif field.readonly:
@@ -161,22 +221,6 @@ def _refuse_names(
     if kept and not problems:
         raise Forbidden("Not with these fields.", kept)
     problems += kept
-
-
-def _value(field: Field, value: Any, merge: bool) -> tuple[Merge | None, list[Any]]:
-    """How the field is set, and the values for it. Raises BadValue."""
-    if value is None:
-        if not field.nullable:
-            raise BadValue("takes no null")
-        return None, [None]
-    if merge and isinstance(value, dict) and field.type.family is Family.JSON and not field.type.array:
-        field.type.load(value)
-        values: list[Any] = []
-        return _merge(value, field.type, values), values
-    wire = field.type.load(value)
-    field.type.check_fit(wire)
-    check_bounds(field.bounds, field.type, wire)
-    return None, [wire]
 
 
 def _merge(patch: Mapping[str, Any], column_type: ColumnType, values: list[Any]) -> Merge:
@@ -193,39 +237,79 @@ def _merge(patch: Mapping[str, Any], column_type: ColumnType, values: list[Any])
     return Merge(tuple(nested))
 
 
-def check_bounds(bounds: Bounds, column_type: ColumnType, wire: Wire) -> None:
-    """Raises BadValue where YAML asks for more than the column does."""
+def _taker(field: Field) -> Callable[[Any], Wire]:
+    """What makes the wire form of a JSON value for a field, and raises BadValue for one that it does not take."""
+    take = field.type.taker()
+    checks = bound_checks(field.bounds, field.type)
+    if not checks:
+        return take
+
+    def take_within(value: Any) -> Wire:
+        wire = take(value)
+        for check in checks:
+            check(wire)
+        return wire
+
+    return take_within
+
+
+def bound_checks(bounds: Bounds, column_type: ColumnType) -> tuple[Check, ...]:
+    """Where YAML asks for more than the column does: what raises BadValue for a wire value that is not so."""
+    checks: list[Check] = []
     if bounds.minimum is not None or bounds.maximum is not None:
-        _check_range(bounds, Decimal(str(wire)))
+        checks.append(_range_check(bounds))
     if bounds.min_length is not None or bounds.max_length is not None:
-        _check_length(bounds, len(str(wire)))
-    if bounds.pattern is not None and _compiled(bounds.pattern).search(str(wire)) is None:
-        raise BadValue(f"takes text that matches {bounds.pattern}")
-    if bounds.enum and not _is_among(wire, column_type, bounds.enum):
-        raise BadValue(f"takes one of {', '.join(str(choice) for choice in bounds.enum)}")
+        checks.append(_length_check(bounds))
+    if bounds.pattern is not None:
+        checks.append(_pattern_check(bounds.pattern))
+    if bounds.enum:
+        checks.append(_enum_check(bounds.enum, column_type))
+    return tuple(checks)
 
 
-@cache
-def _compiled(pattern: str) -> re.Pattern[str]:
+def _range_check(bounds: Bounds) -> Check:
+    least, greatest = (None if end is None else Decimal(str(end)) for end in (bounds.minimum, bounds.maximum))
+
+    def check(wire: Wire) -> None:
+        value = wire if type(wire) is int else Decimal(str(wire))
+        if least is not None and value < least:
+            raise BadValue(f"takes {bounds.minimum} or more")
+        if greatest is not None and value > greatest:
+            raise BadValue(f"takes {bounds.maximum} or less")
+
+    return check
+
+
+def _length_check(bounds: Bounds) -> Check:
+    least, greatest = bounds.min_length, bounds.max_length
+
+    def check(wire: Wire) -> None:
+        length = len(str(wire))
+        if least is not None and length < least:
+            raise BadValue(f"takes at least {least} characters")
+        if greatest is not None and length > greatest:
+            raise BadValue(f"takes at most {greatest} characters")
+
+    return check
+
+
+def _pattern_check(pattern: str) -> Check:
     """`$` ends the text, as in JSON Schema and PostgreSQL; Python's own would let a line break follow."""
-    return re.compile(pattern.removesuffix("$") + r"\Z" if re.search(r"(?<!\\)(\\\\)*\$$", pattern) else pattern)
+    search = re.compile(pattern.removesuffix("$") + r"\Z" if re.search(r"(?<!\\)(\\\\)*\$$", pattern) else pattern).search
+
+    def check(wire: Wire) -> None:
+        if search(str(wire)) is None:
+            raise BadValue(f"takes text that matches {pattern}")
+
+    return check
 
 
-def _check_range(bounds: Bounds, value: Decimal) -> None:
-    if bounds.minimum is not None and value < Decimal(str(bounds.minimum)):
-        raise BadValue(f"takes {bounds.minimum} or more")
-    if bounds.maximum is not None and value > Decimal(str(bounds.maximum)):
-        raise BadValue(f"takes {bounds.maximum} or less")
+def _enum_check(choices: tuple[str | int, ...], column_type: ColumnType) -> Check:
+    is_number = column_type.family is Family.NUMBER
+    known = tuple(Decimal(str(choice)) if is_number else choice for choice in choices)
 
+    def check(wire: Wire) -> None:
+        if (Decimal(str(wire)) if is_number else wire) not in known:
+            raise BadValue(f"takes one of {', '.join(str(choice) for choice in choices)}")
 
-def _check_length(bounds: Bounds, length: int) -> None:
-    if bounds.min_length is not None and length < bounds.min_length:
-        raise BadValue(f"takes at least {bounds.min_length} characters")
-    if bounds.max_length is not None and length > bounds.max_length:
-        raise BadValue(f"takes at most {bounds.max_length} characters")
-
-
-def _is_among(wire: Wire, column_type: ColumnType, choices: tuple[str | int, ...]) -> bool:
-    if column_type.family is Family.NUMBER:
-        return any(Decimal(str(wire)) == Decimal(str(choice)) for choice in choices)
-    return wire in choices
+    return check

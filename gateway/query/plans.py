@@ -1,9 +1,13 @@
-"""List plans found again by their query string: planning is pure, and clients ask the same again and again."""
+"""Plans of one catalog, and what of them can be found again: planning is pure, and clients ask the same again and again.
+
+A list's plan is found by its query string, and what reads the body of a write by its grant.
+"""
 
 from __future__ import annotations
 
 from gateway.catalog.model import Resource
-from gateway.query.ast import EVERYTHING, Grant, ListPlan
+from gateway.query.ast import EVERYTHING, Grant, ListPlan, States, WritePlan
+from gateway.query.payload import Forms, plan_create, plan_patch
 from gateway.query.plan import plan_list
 from gateway.query.syntax.brackets import parse_list
 
@@ -13,9 +17,10 @@ MAX_QUERY_BYTES = 512
 
 
 class Plans:
-    """The list plans of one catalog. The oldest goes first."""
+    """The plans of one catalog. The oldest lists go first."""
 
     def __init__(self) -> None:
+        self._forms = Forms()
         self._known: dict[tuple[str, bytes, Grant], ListPlan] = {}
 
     def list(self, resource: Resource, query: bytes, grant: Grant = EVERYTHING) -> ListPlan:
@@ -30,6 +35,22 @@ class Plans:
                 del self._known[next(iter(self._known))]
             self._known[place] = found
         return found
+
+    def create(self, resource: Resource, body: bytes, grant: Grant = EVERYTHING) -> WritePlan:
+        """As `plan_create`."""
+        return plan_create(resource, body, grant, self._forms.of(resource, grant))
+
+    def patch(
+        self,
+        resource: Resource,
+        key: tuple[str, ...],
+        body: bytes,
+        merge: bool,
+        grant: Grant = EVERYTHING,
+        states: States | None = None,
+    ) -> WritePlan:
+        """As `plan_patch`."""
+        return plan_patch(resource, key, body, merge, grant, states, self._forms.of(resource, grant))
 
 
 def _is_hashable(grant: Grant) -> bool:

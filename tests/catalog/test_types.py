@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
@@ -384,7 +385,11 @@ def test_lengths_count_characters_not_bytes() -> None:
 
 
 @PROPERTY
-@given(st.decimals(allow_nan=False, allow_infinity=False, places=6, min_value=-(10**13), max_value=10**13))
+@given(
+    st.sampled_from((None, 0, 1, 2, 6)).flatmap(
+        lambda places: st.decimals(allow_nan=False, allow_infinity=False, places=places, min_value=-(10**13), max_value=10**13)
+    )
+)
 def test_a_decimal_that_fits_is_stored_unchanged_and_one_that_does_not_would_not_be(value: Decimal) -> None:
     column = MORE["numeric(12,2)"]
     unchanged = value == value.quantize(Decimal("0.01")) and abs(value) < 10**10
@@ -533,6 +538,27 @@ def test_every_value_that_a_schema_accepts_is_taken(name: str) -> None:
 
     check()
     assert reached >= (20 if column.name not in ("bool", "enum", "bit") else 2)
+
+
+@pytest.mark.parametrize("name", list(ALL))
+def test_a_taker_gives_what_is_loaded_where_that_fits_and_refuses_in_the_same_words(name: str) -> None:
+    column = ALL[name]
+    take = column.taker()
+
+    @PROPERTY
+    @given(candidates(column).filter(lambda value: value is not None))
+    def check(value: Any) -> None:
+        found = decode_json(json.dumps(value))
+        try:
+            wire = column.load(found)
+            column.check_fit(wire)
+        except BadValue as fault:
+            with pytest.raises(BadValue, match=re.escape(str(fault))):
+                take(found)
+        else:
+            assert take(found) == wire
+
+    check()
 
 
 @pytest.mark.parametrize("name", list(ALL))

@@ -13,7 +13,7 @@ from gateway.errors import Forbidden, NotFound, Problem, ValidationFailed
 from gateway.query.ast import Assignment, Grant, Merge
 from gateway.query.payload import (
     MAX_MERGE_OBJECTS,
-    check_bounds,
+    bound_checks,
     plan_create,
     plan_delete,
     plan_patch,
@@ -309,10 +309,12 @@ def test_a_value_at_yamls_bounds_is_taken(field: str, value: object) -> None:
 
 
 def test_bounds_are_exact_where_floats_are_not() -> None:
+    (check,) = bound_checks(Bounds(maximum="0.3"), NUMERIC)
     with pytest.raises(BadValue):
-        check_bounds(Bounds(maximum="0.3"), NUMERIC, "0.30000000000000001")
-    check_bounds(Bounds(maximum=0.1), NUMERIC, "0.1")
-    check_bounds(Bounds(enum=(1,)), NUMERIC, "1.00")
+        check("0.30000000000000001")
+    for bounds, text in ((Bounds(maximum=0.1), "0.1"), (Bounds(enum=(1,)), "1.00")):
+        (check,) = bound_checks(bounds, NUMERIC)
+        check(text)
 
 
 # --- patches -----------------------------------------------------------------------------------------------------------

@@ -20,12 +20,13 @@ from gateway.catalog.model import Column, Resource, SortKey
 from gateway.errors import GatewayError
 from gateway.http.requests import split_path
 from gateway.http.responses import key_text, problem_response
-from gateway.query.ast import Condition, Group, Merge, WritePlan, Written
+from gateway.query.ast import Bound, Comparison, Condition, Grant, Group, Merge, States, WritePlan, Written
 from gateway.query.compile import compile_estimate, compile_list
 from gateway.query.cursor import Cursor, decode_cursor, encode_cursor
 from gateway.query.operators import OPERATORS, operators_for
 from gateway.query.payload import plan_create, plan_delete, plan_patch
 from gateway.query.plan import filter_values, plan_get, plan_list
+from gateway.query.plans import Plans
 from gateway.query.syntax.brackets import OPTIONS, join_list, parse_list, parse_parameters, split_list
 from gateway.query.syntax.json import parse_filter
 from tests.query.sample import BIGINT, EVERYTHING, JSONB, TEXT, resource, row_sql, table
@@ -275,6 +276,44 @@ def test_any_body_is_a_plan_or_an_error_of_ours(body: bytes, merge: bool, found:
         check_parameters(row_sql(plan, found), plan.values)
         kept = WritePlan(msgspec.structs.replace(plan.shape, once=True), (1, b"id", b"print", b"view", *plan.values))
         check_parameters(row_sql(kept, found), kept.values)
+
+
+def outcome(plan_of: Callable[[], Any]) -> Any:
+    """A plan, or how it is refused."""
+    try:
+        return plan_of()
+    except GatewayError as error:
+        return error.code, error.message, error.problems
+
+
+RULES = st.one_of(
+    st.none(),
+    st.sampled_from(("a", "b")).map(lambda text: Bound(Comparison("name", "eq"), (text,))),
+    st.lists(st.integers(0, 3), min_size=1, max_size=2).map(lambda whole: Bound(Comparison("whole", "in"), (whole,))),
+)
+FIELD_SETS = st.one_of(st.none(), st.frozensets(st.sampled_from(("id", "name", "price", "tags", "doc")), min_size=3))
+GRANTS = st.builds(
+    Grant,
+    readable=st.booleans(),
+    read_fields=FIELD_SETS,
+    write_fields=FIELD_SETS,
+    rows=RULES,
+    seen_rows=RULES,
+    set=st.sampled_from(((), (("whole", 1),), (("whole", 2), ("code", "x")))),
+)
+STATES = st.one_of(st.none(), st.lists(st.integers(1, 3), max_size=2).map(tuple))
+PLANS = Plans()
+
+
+@MANY
+@given(BODIES, st.booleans(), GRANTS, STATES)
+def test_what_is_kept_for_a_grant_changes_no_plan_of_a_write(
+    body: bytes, merge: bool, grant: Grant, states: States | None
+) -> None:
+    create = outcome(lambda: plan_create(EVERYTHING, body, grant))
+    assert outcome(lambda: PLANS.create(EVERYTHING, body, grant)) == create
+    patch = outcome(lambda: plan_patch(EVERYTHING, ("1",), body, merge, grant, states))
+    assert outcome(lambda: PLANS.patch(EVERYTHING, ("1",), body, merge, grant, states)) == patch
 
 
 @settings(parent=FEW, max_examples=700)
