@@ -67,7 +67,8 @@ def throwaway_postgres() -> Iterator[str]:
 def throwaway_database(server_url: str, template: str = "template1") -> Iterator[str]:
     """A new database on a server, a copy of `template`, dropped at the end whoever is still connected; gives its URL."""
     name = f"test_{uuid.uuid4().hex}"
-    _execute(server_url, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    # By the log, as is the default, costs the server eight times the work: 100 ms. It is quick only where files are synced.
+    _execute(server_url, f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY file_copy')
     try:
         yield server_url.replace("@/postgres?", f"@/{name}?")
     finally:
