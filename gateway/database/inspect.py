@@ -7,9 +7,10 @@ from typing import Any
 from uuid import uuid4
 
 import asyncpg
+from sqlalchemy import create_engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
+from sqlalchemy.util import greenlet_spawn
 
 from gateway.catalog.reflect import Reflection, TableName, reflect
 from gateway.connect import Connection, connect
@@ -36,14 +37,16 @@ async def read_tables(url: str, names: Collection[TableName]) -> Reflection:
             async_creator_fn=open_one, prepared_statement_cache_size=0, prepared_statement_name_func=lambda: f"gateway_{uuid4()}"
         )
 
-    engine = create_async_engine("postgresql+asyncpg://", creator=adapted, poolclass=NullPool)
+    def read() -> Reflection:
+        with engine.connect() as connection:
+            return reflect(connection, names)
+
+    # What `sqlalchemy.ext.asyncio` does, without what else that imports: the whole of the ORM.
+    engine = create_engine("postgresql+asyncpg://", creator=adapted, poolclass=NullPool)
     try:
-        async with engine.connect() as connection:
-            return await connection.run_sync(reflect, names)
+        return await greenlet_spawn(read)
     except FAULTS as fault:
         raise unreadable(fault) from fault
-    finally:
-        await engine.dispose()
 
 
 FAULTS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, SQLAlchemyError)

@@ -23,13 +23,16 @@ import random
 import re
 import time
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import httpx
 import msgspec
 
 from gateway.errors import ConfigurationError
 from gateway.guards.keys import NO_KEYS, BadKeys, KeySet, read_keys
+
+if TYPE_CHECKING:
+    import httpx
 
 logger = logging.getLogger("gateway.guards.jwks")
 
@@ -202,6 +205,8 @@ class Jwks:
         """The keys of the issuer's answer, and its `max-age` in seconds. Raises FetchFailed."""
         if self._client is None:
             self._client = await asyncio.to_thread(self._make_client)
+        import httpx  # by now at hand
+
         try:
             async with asyncio.timeout(self.options.timeout_seconds):
                 document, headers = await _get(self._client, self.options.url)
@@ -217,7 +222,12 @@ class Jwks:
             raise FetchFailed(str(fault)) from None
 
     def _make_client(self) -> httpx.AsyncClient:
-        """In a thread, for reading the machine's certificates takes tens of milliseconds. Proxies are for other machines only."""
+        """In a thread, for importing httpx and reading the machine's certificates take tens of milliseconds each.
+
+        Proxies are for other machines only.
+        """
+        import httpx
+
         return httpx.AsyncClient(
             headers=REQUEST_HEADERS,
             timeout=self.options.timeout_seconds,

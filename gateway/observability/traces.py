@@ -1,4 +1,4 @@
-"""Traces: where a request stands in one, decided at its start; its spans, made of its timeline at its end, by OTLP over HTTP.
+"""Traces: where a request stands in one, decided at its start; at its end `spans` makes spans of its timeline and sends them.
 
 Only a sampled request has spans, so that any other costs a random number. They are handed to the SDK's batch processor, which
 sends them by a thread of its own: a collector that is slow or down holds up nobody, and what finds no room is dropped.
@@ -11,26 +11,20 @@ Sources: W3C Trace Context; OpenTelemetry's semantic conventions for HTTP and da
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import re
 import threading
-import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import msgspec
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext, SpanKind, TraceFlags, TraceState
-from opentelemetry.trace.status import Status, StatusCode
 
 from gateway.errors import ConfigurationError
-from gateway.events import Handlers, RequestEnded, StatementRan, Timeline, Trace
+from gateway.events import Handlers, RequestEnded, Trace
+
+if TYPE_CHECKING:
+    from gateway.observability.spans import Sender
 
 STOP_SECONDS = 1.0
 """How long the end of the process waits for the last spans to be sent."""
@@ -39,15 +33,6 @@ TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f
 MAX_STATE_BYTES = 512
 """W3C Trace Context, 3.3.1.5: what one must pass on at least."""
 
-METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PATCH", "DELETE", "PUT"})
-COMMANDS: Mapping[str, str] = {
-    "list": "SELECT",
-    "get": "SELECT",
-    "count": "EXPLAIN",
-    "create": "INSERT",
-    "patch": "UPDATE",
-    "delete": "DELETE",
-}
 _TRACE_BITS = (1 << 64) - 1
 
 
@@ -124,13 +109,6 @@ BATCHING: Mapping[str, int] = {
 }
 """The whole numbers, with the specification's own values for those that are not set."""
 
-HUSHED: Mapping[str, int] = {
-    "opentelemetry.sdk._shared_internal": logging.ERROR,  # every span that finds no room
-    "opentelemetry.exporter.otlp.proto.http.trace_exporter": logging.ERROR,  # every try that fails
-    "opentelemetry.util.re": logging.CRITICAL,  # headers that it cannot read, which may be secrets, in full
-}
-"""Loggers of the SDK, and the least severe message of each that is worth a line."""
-
 
 def is_wanted(environ: Mapping[str, str]) -> bool:
     """Whether the standard variables ask for traces. Raises ConfigurationError for an exporter that we have not, and where what
@@ -182,30 +160,14 @@ def _batching_faults(environ: Mapping[str, str]) -> Iterator[str]:
         yield f"OTEL_BSP_MAX_QUEUE_SIZE: is {queue}; takes no less than OTEL_BSP_MAX_EXPORT_BATCH_SIZE, which is {batch}"
 
 
-class _Resource(Resource):
-    """A resource whose hash is made once: the exporter asks each span for it, and it is made of JSON (a third of its time)."""
-
-    def __init__(self, resource: Resource) -> None:
-        super().__init__(resource.attributes, resource.schema_url)
-        self._hash = super().__hash__()
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __eq__(self, other: object) -> bool:
-        return self is other or super().__eq__(other)
-
-
 class Traces:
     """The traces of one process. Without an exporter it only reads what callers say, for the log."""
 
     def __init__(self, environ: Mapping[str, str], service: str) -> None:
         self._sampling = wanted_sampling(environ)
-        self._processor: BatchSpanProcessor | None = None
-        self._resource = Resource.get_empty()
-        if self._sampling is not None:
-            is_named = environ.get("OTEL_SERVICE_NAME") or "service.name=" in environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
-            self._resource = _Resource(Resource.create({} if is_named else {"service.name": service}))
+        is_named = environ.get("OTEL_SERVICE_NAME") or "service.name=" in environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+        self._service = None if is_named else service
+        self._sender: Sender | None = None
 
     @property
     def handlers(self) -> Handlers:
@@ -228,128 +190,20 @@ class Traces:
     def start(self) -> None:
         """Begins to send, where there is an exporter."""
         if self._sampling is not None:
-            for name, level in HUSHED.items():
-                logging.getLogger(name).setLevel(level)
-            self._processor = BatchSpanProcessor(OTLPSpanExporter())
+            from gateway.observability.spans import Sender
+
+            self._sender = Sender(self._service)
 
     async def stop(self) -> None:
         """Sends what is left, if that takes no longer than a moment."""
-        processor, self._processor = self._processor, None
-        if processor is not None:
+        sender, self._sender = self._sender, None
+        if sender is not None:
             # A thread that the end of the process does not wait for, where the collector does not answer.
-            thread = threading.Thread(target=processor.shutdown, name="last spans", daemon=True)
+            thread = threading.Thread(target=sender.shutdown, name="last spans", daemon=True)
             thread.start()
             await asyncio.to_thread(thread.join, STOP_SECONDS)
 
     def _request(self, ended: RequestEnded) -> None:
-        trace, processor = ended.timeline.trace, self._processor
-        if trace is None or not trace.sampled or processor is None:
-            return
-        for span in spans_of(ended, trace, self._resource):
-            processor.on_end(span)
-
-
-# --- spans ---------------------------------------------------------------------------------------------------------------
-
-SCOPE = InstrumentationScope("gateway")
-SAMPLED = TraceFlags(TraceFlags.SAMPLED)
-UNTRACED = frozenset({"parse"})
-"""Stages that are too short to be worth a span, which costs 20 µs."""
-REDIS = "redis"
-"""The stage that is a call to Redis."""
-
-
-def spans_of(ended: RequestEnded, trace: Trace, resource: Resource) -> Iterator[ReadableSpan]:
-    """A request's own span and those of its stages and statements."""
-    # Stages are timed by a clock that never goes back; spans tell the time of day.
-    zero = time.time_ns() - time.perf_counter_ns()
-
-    def at(moment: float) -> int:
-        return zero + int(moment * 1e9)
-
-    state = TraceState.from_header([trace.state]) if trace.state else None
-
-    def context(span_id: int) -> SpanContext:
-        return SpanContext(trace.trace_id, span_id, is_remote=False, trace_flags=SAMPLED, trace_state=state)
-
-    noted = ended.timeline
-    own = context(trace.span_id)
-    parent = SpanContext(trace.trace_id, trace.parent_id, is_remote=True, trace_flags=SAMPLED) if trace.parent_id else None
-
-    def span(name: str, began: float, over: float, attributes: dict[str, Any], **options: Any) -> ReadableSpan:
-        return ReadableSpan(
-            name,
-            options.pop("context", None) or context(random.getrandbits(64) or 1),
-            parent=options.pop("parent", own),
-            resource=resource,
-            attributes=attributes,
-            start_time=at(began),
-            end_time=at(over),
-            instrumentation_scope=SCOPE,
-            **options,
-        )
-
-    for name, began, over in noted.stages:
-        if name in UNTRACED:
-            continue
-        if name == REDIS:
-            yield span(name, began, over, {"db.system.name": "redis"}, kind=SpanKind.CLIENT)
-        else:
-            yield span(name, began, over, {})
-    for ran in noted.statements:
-        acquired = ran.ended if ran.acquired is None else ran.acquired
-        yield span("pool", ran.asked, acquired, {}, status=_status(ran.acquired is None))
-        if ran.acquired is not None:
-            name, attributes = _of_statement(ran)
-            yield span(name, acquired, ran.ended, attributes, kind=SpanKind.CLIENT, status=_status(bool(ran.fault)))
-    method = ended.method if ended.method in METHODS else "HTTP"
-    yield span(
-        f"{method} {noted.route}",
-        ended.began,
-        ended.ended,
-        _of_request(ended, noted),
-        context=own,
-        parent=parent,
-        kind=SpanKind.SERVER,
-        status=_status(ended.status >= 500),
-    )
-
-
-def _status(failed: bool) -> Status:
-    return Status(StatusCode.ERROR if failed else StatusCode.UNSET)
-
-
-def _of_request(ended: RequestEnded, noted: Timeline) -> dict[str, Any]:
-    attributes: dict[str, Any] = {
-        "http.request.method": ended.method if ended.method in METHODS else "_OTHER",
-        "http.route": noted.route,
-        "http.response.status_code": ended.status,
-        "gateway.request_id": noted.request_id,
-    }
-    if ended.error_code:
-        attributes["error.type"] = ended.error_code
-    if noted.cache:
-        attributes["gateway.cache"] = noted.cache
-    if noted.rows is not None:
-        attributes["gateway.rows"] = noted.rows
-    return attributes
-
-
-def _of_statement(ran: StatementRan) -> tuple[str, dict[str, Any]]:
-    """A statement's span: its name, and what it tells."""
-    command, table = COMMANDS.get(ran.purpose.operation, ""), ran.purpose.table
-    attributes: dict[str, Any] = {
-        "db.system.name": "postgresql",
-        "db.query.text": ran.sql,
-        "db.response.returned_rows": ran.rows,
-        "gateway.operation": ran.purpose.operation,
-    }
-    if command:
-        attributes["db.operation.name"] = command
-    if table:
-        attributes["db.collection.name"] = table
-    if ran.batch > 1:
-        attributes["db.operation.batch.size"] = ran.batch
-    if ran.fault:
-        attributes["error.type"] = ran.fault
-    return f"{command} {table}".strip() or "postgresql", attributes
+        trace, sender = ended.timeline.trace, self._sender
+        if trace is not None and trace.sampled and sender is not None:
+            sender.send(ended, trace)

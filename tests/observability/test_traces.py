@@ -14,7 +14,8 @@ from opentelemetry.trace import SpanKind
 
 from gateway.errors import ConfigurationError
 from gateway.events import Purpose, RequestEnded, StatementRan, Timeline, Trace, together
-from gateway.observability.traces import Parent, Sampling, Traces, is_wanted, read_parent, read_sampling, spans_of
+from gateway.observability.spans import spans_of
+from gateway.observability.traces import Parent, Sampling, Traces, is_wanted, read_parent, read_sampling
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SAMPLED = f"00-{TRACE}-{SPAN}-01".encode()
