@@ -36,9 +36,19 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Cursor).decode
 
 
-def fingerprint(*parts: Any) -> bytes:
-    """A digest of msgspec-encodable parts: equal parts, and in practice only those, give equal bytes."""
-    return hashlib.blake2b(_encode(parts), digest_size=FINGERPRINT_BYTES).digest()
+class Fingerprints:
+    """Digests of msgspec-encodable parts that differ in the last one alone: equal parts, and in practice only those, give equal
+    bytes."""
+
+    def __init__(self, *parts: Any) -> None:
+        start = _encode((*parts, None))[:-1]  # None is one byte, in whose place the last part comes
+        self._begun = hashlib.blake2b(start, digest_size=FINGERPRINT_BYTES)
+
+    def of(self, last: Any) -> bytes:
+        """The digest of the parts and this one."""
+        digest = self._begun.copy()
+        digest.update(_encode(last))
+        return digest.digest()
 
 
 def encode_cursor(cursor: Cursor) -> str:

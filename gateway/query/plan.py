@@ -7,7 +7,7 @@ not show does not exist here.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -35,7 +35,7 @@ from gateway.query.ast import (
     Values,
     Written,
 )
-from gateway.query.cursor import BadCursor, decode_cursor, fingerprint
+from gateway.query.cursor import BadCursor, Fingerprints, decode_cursor
 from gateway.query.operators import OPERATORS, Operator, escape_like, operators_for, path_operators
 from gateway.query.strict_json import BadJson, decode_json
 from gateway.query.syntax.brackets import OPTIONS, split_list
@@ -44,6 +44,8 @@ from gateway.query.syntax.json import parse_filter
 MAX_COMPARISONS = 50
 MAX_LIST_ITEMS = 1000
 MAX_OFFSET = 100_000
+MAX_SHAPES = 50
+"""That an outline remembers: a cursor that somebody made up may have a null anywhere."""
 COUNTS: tuple[Count, ...] = ("none", "exact", "estimated")
 JSON_KEYS_EXACT = frozenset({Family.NUMBER, Family.TEXT, Family.TIME, Family.UUID, Family.ENUM, Family.NETWORK, Family.BOOLEAN})
 """Families whose JSON form is also a text form that PostgreSQL reads back as the same value."""
@@ -62,57 +64,88 @@ def readable_fields(resource: Resource, grant: Grant = EVERYTHING) -> Mapping[st
 # --- lists -------------------------------------------------------------------------------------------------------------
 
 
+class Outline:
+    """A list but for its values, its limit and its place: what the names of parameters, `sort`, `fields` and `count` make."""
+
+    def __init__(
+        self, resource: Resource, fields: tuple[str, ...], where: Filter | None, sort: tuple[SortKey, ...], count: Count
+    ) -> None:
+        self.resource = resource
+        self._fields = fields
+        self._where = where
+        self._sort = sort
+        self._count = count
+        self._keys_beside = not _keys_within(resource, fields, sort)
+        self._fingerprints = Fingerprints(resource.id, sort, where)
+        self._shapes: dict[Any, ListShape] = {}
+
+    def plan(self, values: Values, limit: int, page: int | None, cursor: str | None, problems: list[Problem]) -> ListPlan:
+        """The plan of a list. `values` are the filter's. Raises ValidationFailed with `problems` and those of the cursor."""
+        mark = self._fingerprints.of(values)
+        after: tuple[bool, ...] | None = None
+        backward = False
+        if cursor is not None:
+            try:
+                place = decode_cursor(cursor, mark, len(self._sort))
+            except BadCursor as fault:
+                problems.append(Problem("cursor", str(fault)))
+            else:
+                backward = place.backward
+                after = tuple(value is None for value in place.values)
+                if any(
+                    null and not self.resource.fields[key.field].nullable for null, key in zip(after, self._sort, strict=True)
+                ):
+                    problems.append(Problem("cursor", "is damaged; start again without it"))
+                values += tuple(value for value in place.values if value is not None)
+        if problems:
+            raise ValidationFailed("The query is not valid.", problems)
+        offset = (page - 1) * limit if page is not None else 0
+        shape = self._shape(after, backward, limit != self.resource.limit_default, offset > 0)
+        values = values + (limit + 1,) * shape.limited + (offset,) * shape.offset
+        return ListPlan(shape, values, limit, page, self._count, mark)
+
+    def _shape(self, after: tuple[bool, ...] | None, backward: bool, limited: bool, offset: bool) -> ListShape:
+        place = (after, backward, limited, offset)
+        shape = self._shapes.get(place)
+        if shape is None:
+            if len(self._shapes) >= MAX_SHAPES:
+                self._shapes.clear()
+            shape = self._shapes[place] = ListShape(
+                resource=self.resource.id,
+                fields=self._fields,
+                where=self._where,
+                sort=self._sort,
+                after=after,
+                backward=backward,
+                limited=limited,
+                offset=offset,
+                keys_beside=self._keys_beside,
+                counted=self._count == "exact",
+            )
+        return shape
+
+
 def plan_list(resource: Resource, request: ListRequest, grant: Grant = EVERYTHING) -> ListPlan:
     """The plan of a list. Raises ValidationFailed with every problem of the request."""
     problems: list[Problem] = []
+    outline, values, limit = outline_list(resource, request, grant, problems)
+    page = list_page(request.page, request.cursor, limit, problems)
+    return outline.plan(values, limit, page, request.cursor, problems)
+
+
+def outline_list(resource: Resource, request: ListRequest, grant: Grant, problems: list[Problem]) -> tuple[Outline, Values, int]:
+    """The outline of a list, its filter's values, and its limit."""
     readable = readable_fields(resource, grant)
     where, values = _where(readable, request, problems)
     if grant.rows is not None:
         where, values = _both(where, values, grant.rows.filter, grant.rows.values)
     sort = _sort(resource, readable, request.sort, problems)
     fields = _chosen_fields(readable, request.fields, problems)
-    limit = _whole_number("limit", request.limit, resource.limit_default, resource.limit_max, problems)
+    limit = list_limit(resource, request.limit, problems)
     count = _count(request.count, problems)
     if count == "estimated" and grant.rows is not None:
         count = "exact"  # the planner's statistics are made of rows that this caller may not see
-    page = _page(request, limit, problems)
-    mark = fingerprint(resource.id, sort, where, values)
-    after: tuple[bool, ...] | None = None
-    backward = False
-    if request.cursor is not None:
-        try:
-            cursor = decode_cursor(request.cursor, mark, len(sort))
-        except BadCursor as fault:
-            problems.append(Problem("cursor", str(fault)))
-        else:
-            backward = cursor.backward
-            after = tuple(value is None for value in cursor.values)
-            if any(null and not resource.fields[key.field].nullable for null, key in zip(after, sort, strict=True)):
-                problems.append(Problem("cursor", "is damaged; start again without it"))
-            values += tuple(value for value in cursor.values if value is not None)
-    if problems:
-        raise ValidationFailed("The query is not valid.", problems)
-    offset = (page - 1) * limit if page is not None else 0
-    shape = ListShape(
-        resource=resource.id,
-        fields=fields,
-        where=where,
-        sort=sort,
-        after=after,
-        backward=backward,
-        limited=limit != resource.limit_default,
-        offset=offset > 0,
-        keys_beside=not _keys_within(resource, fields, sort),
-        counted=count == "exact",
-    )
-    return ListPlan(
-        shape=shape,
-        values=values + (limit + 1,) * shape.limited + (offset,) * shape.offset,
-        limit=limit,
-        page=page,
-        count=count,
-        fingerprint=mark,
-    )
+    return Outline(resource, fields, where, sort, count), values, limit
 
 
 def filter_values(plan: ListPlan) -> Values:
@@ -165,6 +198,36 @@ def _where(readable: Mapping[str, Field], request: ListRequest, problems: list[P
             return And(tuple(items)), tuple(resolver.values)
 
 
+ValueReader = Callable[[str], Sequence[Any]]
+"""What reads a text of a URL as the values of one condition. Raises BadValue."""
+
+
+def value_reader(readable: Mapping[str, Field], condition: Condition) -> ValueReader | None:
+    """What reads the values of conditions of this field and operator, which may be used; a flag has none. None for a path, on
+    whose value the shape hangs."""
+    resolver = _Resolver(readable, [])
+    field, path = resolver.field(condition)
+    operator, column_type = resolver.operator(condition, field, path), field.type
+    if path:
+        return None
+    if operator.arity == "one" and operator.kind == "value" and not column_type.array:
+        return lambda text: (column_type.parse(text),)
+
+    def read(text: str) -> Sequence[Any]:
+        if operator.arity == "flag":
+            return ()
+        if operator.arity == "one":
+            return (_one(operator, column_type, text, typed=False),)
+        try:
+            items = _items(operator, Condition("", field.name, operator.name, text))
+        except _Refused as fault:
+            raise BadValue(str(fault)) from None
+        values = [_one(operator, column_type, item, typed=False) for item in items]
+        return values if operator.arity == "pair" else (values,)
+
+    return read
+
+
 def resolve_filter(
     fields: Mapping[str, Field], written: Written, stands_for_a_value: Callable[[Any], bool]
 ) -> tuple[Filter | None, Values, tuple[Problem, ...]]:
@@ -205,8 +268,8 @@ class _Resolver:
     def _comparison(self, condition: Condition) -> Comparison | None:
         self.comparisons += 1
         try:
-            field, path = self._field(condition)
-            operator = self._operator(condition, field, path)
+            field, path = self.field(condition)
+            operator = self.operator(condition, field, path)
             if path:
                 return self._on_path(condition, field, path, operator)
             return self._on_field(condition, field, operator)
@@ -214,7 +277,7 @@ class _Resolver:
             self.problems.append(Problem(condition.parameter, str(fault)))
             return None
 
-    def _field(self, condition: Condition) -> tuple[Field, tuple[str, ...]]:
+    def field(self, condition: Condition) -> tuple[Field, tuple[str, ...]]:
         """The field, and the JSON path below it. A field whose own name has dots is found first."""
         name, subject = condition.name, _subject(condition)
         field = self.readable.get(name)
@@ -242,7 +305,7 @@ class _Resolver:
         place = next((place for place in reversed(dots) if name[:place] in self.readable), -1)
         return ("", "") if place < 0 else (name[:place], name[place + 1 :])
 
-    def _operator(self, condition: Condition, field: Field, path: tuple[str, ...]) -> Operator:
+    def operator(self, condition: Condition, field: Field, path: tuple[str, ...]) -> Operator:
         operator = OPERATORS.get(condition.operator)
         allowed = path_operators() if path else operators_for(field.type.family)
         if operator is None or operator not in allowed:
@@ -484,19 +547,25 @@ def _whole_number(name: str, written: str | None, default: int, greatest: int, p
     return int(written)
 
 
-def _page(request: ListRequest, limit: int, problems: list[Problem]) -> int | None:
-    if request.cursor is not None:
-        if request.page is not None:
+def list_limit(resource: Resource, written: str | None, problems: list[Problem]) -> int:
+    """The most rows of a page, as asked for."""
+    return _whole_number("limit", written, resource.limit_default, resource.limit_max, problems)
+
+
+def list_page(written: str | None, cursor: str | None, limit: int, problems: list[Problem]) -> int | None:
+    """The page's number, as asked for; None where a cursor leads."""
+    if cursor is not None:
+        if written is not None:
             problems.append(Problem("page", "goes with limit, not with cursor; send one of the two"))
         return None
-    if request.page is None:
+    if written is None:
         return 1
     greatest = MAX_OFFSET // limit + 1
-    if request.page.isascii() and request.page.isdigit() and int(request.page[:12]) > greatest:
+    if written.isascii() and written.isdigit() and int(written[:12]) > greatest:
         at_most = f"goes to {greatest} at a limit of {limit}: at most {MAX_OFFSET} rows are passed over"
         problems.append(Problem("page", f"{at_most}; follow next_cursor to read further, it costs less too"))
         return 1
-    return _whole_number("page", request.page, 1, greatest, problems)
+    return _whole_number("page", written, 1, greatest, problems)
 
 
 def _count(written: str | None, problems: list[Problem]) -> Count:

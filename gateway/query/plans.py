@@ -1,6 +1,6 @@
 """Plans of one catalog, and what of them can be found again: planning is pure, and clients ask the same again and again.
 
-A list's plan is found by its query string, and what reads the body of a write by its grant.
+A list's plan is found by its query string, or made after a template; what reads the body of a write is found by its grant.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from gateway.query.ast import EVERYTHING, Grant, ListPlan, States, WritePlan
 from gateway.query.payload import Forms, plan_create, plan_patch
 from gateway.query.plan import plan_list
 from gateway.query.syntax.brackets import parse_list
+from gateway.query.templates import Templates
 
 MAX_PLANS = 2000
 MAX_QUERY_BYTES = 512
@@ -21,16 +22,19 @@ class Plans:
 
     def __init__(self) -> None:
         self._forms = Forms()
-        self._known: dict[tuple[str, bytes, Grant], ListPlan] = {}
+        self._templates = Templates()
+        self._known: dict[tuple[Resource, bytes, Grant], ListPlan] = {}
 
     def list(self, resource: Resource, query: bytes, grant: Grant = EVERYTHING) -> ListPlan:
         """The plan of a list by its raw query string. Raises ValidationFailed, anew each time."""
-        if len(query) > MAX_QUERY_BYTES or not _is_hashable(grant):
+        if len(query) > MAX_QUERY_BYTES:
             return plan_list(resource, parse_list(query), grant)
-        place = (resource.id, query, grant)
+        if not _is_hashable(grant):
+            return self._templates.plan(resource, query, grant)
+        place = (resource, query, grant)
         found = self._known.get(place)
         if found is None:
-            found = plan_list(resource, parse_list(query), grant)
+            found = self._templates.plan(resource, query, grant)
             if len(self._known) >= MAX_PLANS:
                 del self._known[next(iter(self._known))]
             self._known[place] = found

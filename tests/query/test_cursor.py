@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import zlib
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,12 +13,18 @@ from hypothesis import strategies as st
 
 from gateway.errors import ValidationFailed
 from gateway.query.ast import ListRequest
-from gateway.query.cursor import MAX_CURSOR_CHARACTERS, BadCursor, Cursor, decode_cursor, encode_cursor, fingerprint
+from gateway.query.cursor import MAX_CURSOR_CHARACTERS, BadCursor, Cursor, Fingerprints, decode_cursor, encode_cursor
 from gateway.query.plan import plan_list
 from gateway.query.syntax.brackets import parse_list
 from tests.query.sample import EVERYTHING, resource, table
 
-MARK = fingerprint("v1/products", (), None, ())
+
+def mark_of(*parts: Any) -> bytes:
+    *first, last = parts
+    return Fingerprints(*first).of(last)
+
+
+MARK = mark_of("v1/products", (), None, ())
 CURSOR = Cursor(MARK, False, ("2024-05-01T12:00:00+00:00", "42", None))
 DAMAGED = "is damaged; start again without it"
 
@@ -87,7 +94,7 @@ def test_a_body_that_is_none_of_ours_is_refused_whatever_its_checksum(body: byte
 
 
 def test_a_cursor_for_something_else_is_refused_as_such() -> None:
-    assert refusal(encode_cursor(CURSOR), fingerprint("v1/orders")) == (
+    assert refusal(encode_cursor(CURSOR), mark_of("v1/orders")) == (
         "was made for another resource, sort or filter; start again without it"
     )
 
@@ -155,5 +162,11 @@ def test_a_cursor_and_a_page_do_not_go_together() -> None:
 
 
 def test_equal_parts_have_one_fingerprint_and_others_another() -> None:
-    assert fingerprint("a", ("b", 1)) == fingerprint("a", ("b", 1))
-    assert len({fingerprint(*parts) for parts in (("a", "b"), ("ab",), ("a", ("b",)), ("b", "a"), ("a", b"b"), ())}) == 6
+    assert mark_of("a", ("b", 1)) == mark_of("a", ("b", 1))
+    assert len({mark_of(*parts) for parts in (("a", "b"), ("ab",), ("a", ("b",)), ("b", "a"), ("a", b"b"), ("",))}) == 6
+
+
+def test_a_fingerprint_is_what_it_was_in_cursors_that_are_under_way() -> None:
+    assert mark_of("v1/products", (), None, ()) == b"\x1f\xbdt\x03\xe9U"
+    assert mark_of("a", ("b", 1)) == b"S\xa0\x90\xe4\x92\xae"
+    assert mark_of(*range(20)) == b"\xdc\xf9\xd7\xb8\x0e "

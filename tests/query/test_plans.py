@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from gateway.errors import ValidationFailed
@@ -9,6 +11,7 @@ from gateway.query.ast import Bound, Comparison, Grant
 from gateway.query.plan import plan_list
 from gateway.query.plans import MAX_PLANS, MAX_QUERY_BYTES, Plans
 from gateway.query.syntax.brackets import parse_list
+from gateway.query.templates import MAX_TEMPLATES, Templates
 from tests.query.sample import EVERYTHING
 
 FOUND = EVERYTHING
@@ -38,6 +41,32 @@ def test_a_rule_with_a_list_is_planned_anew() -> None:
     plans = Plans()
     grant = Grant("team", rows=Bound(Comparison("name", "in"), (["ada", "bob"],)))
     assert plans.list(FOUND, b"", grant) == plan_list(FOUND, parse_list(b""), grant)
+
+
+def test_queries_that_differ_in_values_share_what_does_not_depend_on_them() -> None:
+    plans = Plans()
+    for queries in (
+        (b"whole=1&name[in]=a,b", b"whole=2&name[in]=c", b"whole=3&name[in]=d"),
+        (
+            b"whole[gt]=1&code[null]=true&sort=-name",
+            b"whole[gt]=2&code[null]=true&sort=-name",
+            b"whole[gt]=3&code[null]=true&sort=-name",
+        ),
+        (b"price=1.50&page=2&limit=7", b"price=2.50&page=3&limit=8", b"price=3.50&page=4&limit=9"),
+    ):
+        first, second, third = (plans.list(FOUND, query).shape for query in queries)
+        assert first == second
+        assert third is second
+
+
+def test_templates_have_an_end() -> None:
+    templates = Templates()
+    for names in itertools.permutations(("id", "small", "whole", "price", "ratio", "weight"), 4):
+        for sort in ("id", "name"):
+            query = "&".join((*(f"{name}=1" for name in names), f"sort={sort}")).encode()
+            assert templates.plan(FOUND, query, own("x")) == plan_list(FOUND, parse_list(query), own("x"))
+    sizes = [len(names.outlines) for names in templates._known.values()]
+    assert MAX_TEMPLATES - 3 <= sum(sizes) + len(sizes) == templates._size <= MAX_TEMPLATES
 
 
 def test_a_refused_query_is_refused_each_time() -> None:

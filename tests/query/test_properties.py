@@ -5,6 +5,7 @@ A failure found once stays as an `@example`.
 
 from __future__ import annotations
 
+import itertools
 import json
 from base64 import b64encode
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from gateway.catalog.model import Column, Resource, SortKey
 from gateway.errors import GatewayError
 from gateway.http.requests import split_path
 from gateway.http.responses import key_text, problem_response
-from gateway.query.ast import Bound, Comparison, Condition, Grant, Group, Merge, States, WritePlan, Written
+from gateway.query.ast import Bound, Comparison, Condition, Grant, Group, ListPlan, Merge, States, WritePlan, Written
 from gateway.query.compile import compile_estimate, compile_list
 from gateway.query.cursor import Cursor, decode_cursor, encode_cursor
 from gateway.query.operators import OPERATORS, operators_for
@@ -301,6 +302,7 @@ GRANTS = st.builds(
     seen_rows=RULES,
     set=st.sampled_from(((), (("whole", 1),), (("whole", 2), ("code", "x")))),
 )
+READING = st.builds(Grant, read_fields=FIELD_SETS, rows=RULES)
 STATES = st.one_of(st.none(), st.lists(st.integers(1, 3), max_size=2).map(tuple))
 PLANS = Plans()
 
@@ -314,6 +316,64 @@ def test_what_is_kept_for_a_grant_changes_no_plan_of_a_write(
     assert outcome(lambda: PLANS.create(EVERYTHING, body, grant)) == create
     patch = outcome(lambda: plan_patch(EVERYTHING, ("1",), body, merge, grant, states))
     assert outcome(lambda: PLANS.patch(EVERYTHING, ("1",), body, merge, grant, states)) == patch
+
+
+OPTION_TEXTS = {
+    "sort": ("-price,name", "-day:nullslast", "name", "nope"),
+    "fields": ("id,tags", "id", "nope"),
+    "limit": ("7", "20", "100", "0", "x"),
+    "page": ("1", "2", "30", "99999", "x"),
+    "count": ("exact", "estimated", "none", "x"),
+    "filter": ('{"price":1}', "x"),
+}
+PATHS = (("doc.color", "eq"), ("doc.a.0", "gt"))
+
+
+@st.composite
+def alike(draw: st.DrawFn) -> list[bytes]:
+    """Three query strings with the same parameters, whose values differ; some of them cannot be taken."""
+    named = st.sampled_from(sorted(FITTING)).flatmap(
+        lambda name: st.tuples(st.just(name), st.sampled_from(operators_for(EVERYTHING.fields[name].type.family)))
+    )
+    written = st.one_of(named.map(lambda pair: (pair[0], pair[1].name)), st.sampled_from(PATHS))
+    conditions = draw(st.lists(written, max_size=3, unique=True))
+    options = draw(st.lists(st.sampled_from(sorted(OPTION_TEXTS)), max_size=3, unique=True))
+    queries: list[bytes] = []
+    for _ in range(3):
+        parts: list[bytes] = []
+        for name, operator in conditions:
+            fitting = FITTING.get(name, TEXTS)
+            texts = draw(st.lists(fitting, min_size=1, max_size=2)) if operator in ("in", "nin", "between") else [draw(fitting)]
+            text = draw(st.sampled_from(("true", "false"))) if operator == "null" else join_list(texts)
+            text = draw(NASTY) if draw(st.integers(0, 9)) == 0 else text
+            parts.append(encoded(name if operator == "eq" else f"{name}[{operator}]", text, draw(st.booleans())))
+        parts += [encoded(option, draw(st.sampled_from(OPTION_TEXTS[option])), whole=True) for option in options]
+        queries.append(b"&".join(parts))
+    return queries
+
+
+CURSOR_TEXTS = st.one_of(st.none(), st.sampled_from(("1", "2024-05-01", "x", "\0")))
+
+
+@MANY
+@given(alike(), st.lists(READING, min_size=1, max_size=2), st.booleans(), st.lists(CURSOR_TEXTS, min_size=3, max_size=3))
+def test_a_list_planned_by_a_template_is_planned_as_from_scratch(
+    queries: list[bytes], grants: list[Grant], backward: bool, keys: list[str | None]
+) -> None:
+    plans = Plans()
+
+    def found(query: bytes, grant: Grant) -> Any:
+        """The plan from scratch, which is also the one by a template."""
+        plan = outcome(lambda: plan_list(EVERYTHING, parse_list(query), grant))
+        assert outcome(lambda: plans.list(EVERYTHING, query, grant)) == plan
+        return plan
+
+    for query, grant in itertools.product(queries, grants):
+        plan = found(query, grant)
+        if isinstance(plan, ListPlan):
+            cursor = encode_cursor(Cursor(plan.fingerprint, backward, tuple(keys[: len(plan.shape.sort)]))).encode()
+            for text in (cursor, cursor[:-1]):
+                found(b"%b&cursor=%b" % (query, text), grant)
 
 
 @settings(parent=FEW, max_examples=700)

@@ -35,7 +35,7 @@ def parse_parameters(query_string: bytes) -> dict[str, str]:
             continue
         raw_name, _, raw_value = piece.partition(b"=")
         try:
-            name, value = _decode(raw_name), _decode(raw_value)
+            name, value = decode_part(raw_name), decode_part(raw_value)
         except UnicodeDecodeError:
             problems.append(Problem(raw_name.decode("ascii", "backslashreplace"), "is not UTF-8"))
             continue
@@ -50,7 +50,8 @@ def parse_parameters(query_string: bytes) -> dict[str, str]:
     return parameters
 
 
-def _decode(raw: bytes) -> str:
+def decode_part(raw: bytes) -> str:
+    """A parameter's name or value. Raises UnicodeDecodeError."""
     if b"+" in raw:
         raw = raw.replace(b"+", b" ")
     return (unquote_to_bytes(raw) if b"%" in raw else raw).decode()
