@@ -168,7 +168,7 @@ class _Lane:
         answers: list[Rows] = [[] for _ in distinct]
         started = time.perf_counter()
         try:
-            columns = [[as_text(value) for value in column] for column in zip(*distinct.values(), strict=True)]
+            columns = [as_text(list(column)) for column in zip(*distinct.values(), strict=True)]
             for row in await self._database.fetch(
                 self._statement.batch_sql,
                 columns,

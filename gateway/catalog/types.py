@@ -250,9 +250,17 @@ def as_text(wire: Wire) -> str:
         case float():
             return repr(wire)
         case list():
-            return "{" + ",".join("NULL" if element is None else _quoted(as_text(element)) for element in wire) + "}"
+            return _array_text([None if element is None else as_text(element) for element in wire])
         case _:
             return str(wire)
+
+
+def _array_text(elements: list[str | None]) -> str:
+    if elements and None not in elements:
+        text = '","'.join(elements)  # type: ignore[arg-type]
+        if "\\" not in text and text.count('"') == 2 * len(elements) - 2:  # then nothing within needs an escape
+            return f'{{"{text}"}}'
+    return "{" + ",".join("NULL" if element is None else _quoted(element) for element in elements) + "}"
 
 
 def _quoted(element: str) -> str:

@@ -121,14 +121,15 @@ def _state(resource: Resource, written: bool = False) -> str:
 def compile_batch(shape: GetShape | ListShape, resource: Resource) -> str:
     """Many requests of one shape in one statement; "" for a shape without values, whose requests are all the same.
 
-    Values: for each value of the shape an array of texts, one for each request, a list of values being an array's text form.
+    Values: for each value of the shape an array of texts, one for each request, in an array's text form, which a list of values
+    has within it too. The driver asks of each element of a list what it is, and a text is a text.
     The columns are the shape's and, last, the number of the request, from 1. Each request's rows come in their order.
     """
     parameters = _Parameters("q.v")
     single = _list(shape, resource, parameters) if isinstance(shape, ListShape) else _get(shape, resource, parameters)
     if not parameters.count:
         return ""
-    arrays = ", ".join(f"${position}::text[]" for position in range(1, parameters.count + 1))
+    arrays = ", ".join(f"${position}::text::text[]" for position in range(1, parameters.count + 1))
     names = ", ".join(f"v{position}" for position in range(1, parameters.count + 1))
     return f"SELECT p.*, q.n FROM unnest({arrays}) WITH ORDINALITY AS q({names}, n) CROSS JOIN LATERAL ({single}) AS p"
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.catalog.types import FLOAT_RANGE, OTHER, TYPES, UNSORTABLE, BadValue, ColumnType, Family, integer_range
+from gateway.catalog.types import FLOAT_RANGE, OTHER, TYPES, UNSORTABLE, BadValue, ColumnType, Family, as_text, integer_range
 from gateway.query.strict_json import decode_json
 
 PROPERTY = settings(
@@ -415,6 +415,16 @@ def test_a_decimal_that_fits_is_stored_unchanged_and_one_that_does_not_would_not
 def test_an_array_travels_as_an_array_of_text(name: str, value: Any, wire: Any) -> None:
     assert MORE[name].load(value) == wire
     assert MORE[name].wire == "text[]"
+
+
+@PROPERTY
+@given(st.lists(st.one_of(st.none(), st.text('ab\\",{} \n', max_size=4)), max_size=4))
+def test_the_text_form_of_an_array_quotes_each_element(elements: list[str | None]) -> None:
+    quoted = [
+        "NULL" if text is None else '"' + "".join(f"\\{each}" if each in '"\\' else each for each in text) + '"'
+        for text in elements
+    ]
+    assert as_text(elements) == "{" + ",".join(quoted) + "}"
 
 
 @pytest.mark.parametrize("value", ["a", 1, {}, True, [["a"]], [1], ["a\0"]])
