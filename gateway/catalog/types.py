@@ -119,7 +119,10 @@ class ColumnType(msgspec.Struct, frozen=True):
         return self.scalar.load(value, self)
 
     def taker(self) -> Callable[[Any], Wire]:
-        """`load` and then `check_fit` in one, for many values: what the type says of both is asked here, once."""
+        """`load` and then `check_fit` in one, for many values: what the type says of both is asked here, once.
+
+        An array comes out in its text form: of a list the driver asks each element what it is.
+        """
         if self.array:
             return self._take_array
         load, check_fit = self.scalar.load, self.scalar.check_fit
@@ -133,10 +136,10 @@ class ColumnType(msgspec.Struct, frozen=True):
 
         return take
 
-    def _take_array(self, value: Any) -> Wire:
+    def _take_array(self, value: Any) -> str:
         wire = self._load_array(value)
         self.check_fit(wire)
-        return wire
+        return as_text(wire)
 
     def check_fit(self, wire: Wire) -> None:
         """Raises BadValue where the column would cut or round `wire`. Filters need no such check, writes do."""

@@ -160,7 +160,7 @@ def _write(shape: WriteShape, resource: Resource, parameters: _Parameters, condi
     assigned = [(resource.fields[assignment.field], assignment.merge) for assignment in shape.assigned]
     if shape.operation == "create":
         columns = f"({', '.join(quote(field.column) for field, _ in assigned)}) " if assigned else ""
-        given = ", ".join(_cast(parameters.next(), field.type) for field, _ in assigned)
+        given = ", ".join(_cast_written(parameters.next(), field.type) for field, _ in assigned)
         values = f"VALUES ({given})" if assigned else "DEFAULT VALUES"
         if condition:
             values = f"SELECT {given} WHERE {condition}"
@@ -328,6 +328,11 @@ def _cast(parameter: str, column_type: ColumnType) -> str:
             return f"{parameter}::{column_type.sql}"
 
 
+def _cast_written(parameter: str, column_type: ColumnType) -> str:
+    """A value to be stored as its column's type: as `_cast`, but for an array, which travels as one text."""
+    return f"{parameter}::text::text[]::{column_type.sql}[]" if column_type.array else _cast(parameter, column_type)
+
+
 def _cast_list(parameter: str, column_type: ColumnType) -> str:
     """A list of values as an array of their column's type."""
     match column_type.wire:
@@ -363,7 +368,7 @@ def _change(field: Field, merge: Merge | None, parameters: _Parameters) -> str:
 
 def _changed(field: Field, merge: Merge | None, parameters: _Parameters) -> str:
     if merge is None:
-        return _cast(parameters.next(), field.type)
+        return _cast_written(parameters.next(), field.type)
     return f"({_merged(f't.{quote(field.column)}::jsonb', merge, parameters)})::{field.type.sql}"
 
 

@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from gateway.catalog.model import Bounds, Field, Resource
-from gateway.catalog.types import BadValue, ColumnType, Family, Wire
+from gateway.catalog.types import BadValue, ColumnType, Family, Wire, as_text
 from gateway.errors import Forbidden, Problem, ValidationFailed, did_you_mean
 from gateway.query.ast import EVERYTHING, Assignment, Bound, Filter, Grant, Merge, States, Values, WritePlan, WriteShape
 from gateway.query.plan import parse_key, readable_fields
@@ -200,7 +200,7 @@ def _taken(
             problems.append(Problem(name, str(fault)))
         else:
             sent.append(name)
-    values += [wire for _, wire in grant.set]
+    values += [as_text(wire) if isinstance(wire, list) else wire for _, wire in grant.set]
     return tuple(sent), merged, values
 
 
