@@ -50,10 +50,11 @@ from gateway.http.arrivals import Arrivals
 from gateway.http.deprecation import deprecations
 from gateway.http.docs import docs_asset
 from gateway.http.edge import PRIVATE, SECURITY, cors, trusted_networks
+from gateway.http.fast_path import FastPath
 from gateway.http.middleware import RequestIds, on_exception, on_http_exception
 from gateway.http.openapi import Access, document
 from gateway.http.operations import Check, Notice, health_routes, metrics_route
-from gateway.http.protocol import HttpProtocol
+from gateway.http.protocol import HttpProtocol, line_of
 from gateway.http.responses import Response, json_response
 from gateway.http.routes import DataRoutes, Edge, Serving
 from gateway.http.server import Server
@@ -234,9 +235,16 @@ class Gateway:
         admission = Admission(self.limiter, self._verifier, settings.auth_issuer or "", trusted)
         always = SECURITY if self._verifier is None else (*SECURITY, *PRIVATE)
         edge = Edge(
-            settings.max_body_bytes, always, cors(settings.cors_origins), self.observe, self.traces.begin, settings.server_timing
+            max_body_bytes=settings.max_body_bytes,
+            always=always,
+            cors=cors(settings.cors_origins),
+            observe=self.observe,
+            is_traced=self.traces.is_on,
+            begin=self.traces.begin,
+            timing=settings.server_timing,
         )
         self._data = DataRoutes(lambda: self._serving, admission, edge, self.reloader.catch_up)
+        self.fast_path = FastPath(self._data, line_of)
         self._other = RequestIds(self._starlette(), self.observe, settings.server_timing)
         self.metrics.read(self._readings())
 

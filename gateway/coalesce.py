@@ -20,15 +20,33 @@ import asyncio
 import contextvars
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Generic, TypeVar, cast
+from typing import Generic, Protocol, TypeVar, cast
 
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
+Told = TypeVar("Told", contravariant=True)
+
+
+class Waiter(Protocol[Told]):
+    """Who waits for an answer: a future, or anything that is told as one is. It must not raise when it is told."""
+
+    def done(self) -> bool:
+        """Whether nothing needs to be told any more."""
+
+    def set_result(self, result: Told, /) -> None:
+        """The answer."""
+
+    def set_exception(self, exception: Exception, /) -> None:
+        """What came in place of it."""
+
+    def cancel(self) -> object:
+        """There will be none."""
+
 
 BatchCall = Callable[[Sequence[Question]], Awaitable[Sequence[Answer | Exception]]]
 """Answers, or exceptions to raise to their askers, as many as the questions and in their order."""
 
-Asked = list[tuple[Question, asyncio.Future[Answer]]]
+Asked = list[tuple[Question, Waiter[Answer]]]
 
 
 def _untold(_size: int) -> None:
@@ -61,7 +79,7 @@ class Coalescer(Generic[Question, Answer]):
         self._max_batches = max_batches
         self._isolate = isolate
         self._common = common
-        self._waiting: deque[tuple[Question, asyncio.Future[Answer]]] = deque()
+        self._waiting: deque[tuple[Question, Waiter[Answer]]] = deque()
         self._runners: set[asyncio.Task[None]] = set()
         self._starting = False
 
@@ -72,10 +90,14 @@ class Coalescer(Generic[Question, Answer]):
     def submit(self, question: Question) -> asyncio.Future[Answer]:
         """The answer to come, for who has something else to do meanwhile. Cancelled, it leaves the others alone."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.append((question, future))
+        self.enqueue(question, future)
+        return future
+
+    def enqueue(self, question: Question, waiter: Waiter[Answer]) -> None:
+        """As `submit`, for who is no task: `waiter` is told within the call's own task, in a context that is nobody's."""
+        self._waiting.append((question, waiter))
         if not self._starting and len(self._runners) < self._max_batches:
             self._start()
-        return future
 
     async def close(self) -> None:
         """Ends the calls under way; who still waits is cancelled."""
@@ -156,7 +178,7 @@ def _tell(batch: Asked[Question, Answer], answers: Sequence[Answer | Exception])
             future.set_result(answer)
 
 
-def _fail(batch: Iterable[tuple[Question, asyncio.Future[Answer]]], fault: Exception) -> None:
+def _fail(batch: Iterable[tuple[Question, Waiter[Answer]]], fault: Exception) -> None:
     for _, future in batch:
         if not future.done():
             future.set_exception(fault)

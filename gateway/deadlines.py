@@ -8,9 +8,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 TICK_SECONDS = 0.05
+
+
+class Endable(Protocol):
+    """What has a bound."""
+
+    def end(self) -> None:
+        """Its time is over."""
 
 
 class Deadlines:
@@ -19,11 +26,20 @@ class Deadlines:
 
     def __init__(self, tick_seconds: float = TICK_SECONDS) -> None:
         self._tick_seconds = tick_seconds
-        self._ticks: dict[int, set[_Bound]] = {}
+        self._ticks: dict[int, set[Endable]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def within(self, seconds: float, late: Callable[[], Exception] = TimeoutError) -> _Bound:
         """A bound that begins now."""
+        return _Bound(self._tick(seconds), late)
+
+    def watch(self, seconds: float, bound: Endable) -> set[Endable]:
+        """Calls `bound.end` when the time is over, unless it has been taken out of the set that this gives."""
+        tick = self._tick(seconds)
+        tick.add(bound)
+        return tick
+
+    def _tick(self, seconds: float) -> set[Endable]:
         loop = asyncio.get_running_loop()
         number = int((loop.time() + seconds) / self._tick_seconds) + 1
         tick = self._ticks.get(number)
@@ -31,7 +47,7 @@ class Deadlines:
             tick = self._ticks[number] = set()
             if self._timer is None:
                 self._timer = loop.call_later(self._tick_seconds, self._pass, loop)
-        return _Bound(tick, late)
+        return tick
 
     def _pass(self, loop: asyncio.AbstractEventLoop) -> None:
         """Ends what is overdue, and goes on while there is anything that may come to be."""
@@ -47,7 +63,7 @@ class _Bound:
 
     __slots__ = ("_cancelling", "_ended", "_late", "_task", "_tick")
 
-    def __init__(self, tick: set[_Bound], late: Callable[[], Exception]) -> None:
+    def __init__(self, tick: set[Endable], late: Callable[[], Exception]) -> None:
         self._tick = tick
         self._late = late
         self._ended = False

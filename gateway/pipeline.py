@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.cache.cache import Cache, Outcome
+from gateway.cache.cache import Cache, Cached, Looked, Outcome
 from gateway.cache.keys import Keys
 from gateway.catalog.model import Catalog, Field, Resource
 from gateway.database.execute import Database, Rows
@@ -55,9 +55,11 @@ MAX_POINT_BATCH, MAX_LIST_BATCH = 128, 16
 
 
 class Page(msgspec.Struct, frozen=True):
-    """A list's answer. `rows` are JSON texts; `page` is None when a cursor led; `total` is None where none was asked for."""
+    """A list's answer. `data` is its rows, `length` of them, as JSON texts with commas between; `page` is None when a cursor led;
+    `total` is None where none was asked for."""
 
-    rows: list[str]
+    data: bytes
+    length: int
     limit: int
     page: int | None
     has_more: bool
@@ -157,17 +159,24 @@ class Pipeline:
         return None if self.replicas is None else await self.replicas.position()
 
     async def list_query(
-        self, resource: Resource, query: bytes, grant: Grant = EVERYTHING, refresh: bool = False, after: Position | None = None
+        self,
+        resource: Resource,
+        query: bytes,
+        grant: Grant = EVERYTHING,
+        refresh: bool = False,
+        after: Position | None = None,
+        looked: Looked | None = None,
     ) -> tuple[Page, Freshness]:
         """One page, by a raw query string, whose plan is found again; from the cache, unless `refresh`, or from a replica that
         has all that was written before `after`. Where the cache keeps the answer, a place `after` is as good as `refresh`.
+        `looked` is what this request found in the cache.
 
         Raises as `list_rows` does.
         """
         began = time.perf_counter()
         plan = self.plans.list(resource, query, grant)
         timeline().note("plan", began)
-        ttl_seconds = self._ttl_seconds(resource)
+        ttl_seconds = self.ttl_seconds(resource)
         if self.cache is None or not ttl_seconds:
             return await self._list(resource, plan, self._need(after, refresh)), BYPASS
         made: Page | None = None
@@ -180,8 +189,8 @@ class Pipeline:
         key = self.keys.list(resource, plan, grant)
         load_since = None if self.replicas is None else load
         anew = refresh or after is not None  # nothing tells of a kept answer which place in the log it has reached
-        cached = await self.cache.read(key, self._made_from(resource), load, ttl_seconds, anew, load_since)
-        return made or _decode_page(cached.body), Freshness(cached.outcome, cached.age_seconds)
+        cached = await self.cache.read(key, self.made_from(resource), load, ttl_seconds, anew, load_since, looked)
+        return (made, Freshness(cached.outcome, cached.age_seconds)) if made is not None else page_of(cached)
 
     def _need(self, after: Position | None, refresh: bool) -> Need | None:
         """What a read that is not kept must find; None for one that is the primary's."""
@@ -192,13 +201,7 @@ class Pipeline:
     async def _list(self, resource: Resource, plan: ListPlan, need: Need | None = None) -> Page:
         statement = self.statements.list(plan.shape, resource)
         rows = await self._read(resource, statement, plan.values, need)
-        total: int | None = None
-        if plan.count == "exact":
-            total = rows[0][0]
-            rows = [row for row in rows if row[1] is not None]
-        elif plan.count == "estimated":
-            total = await self._estimate(resource, plan)
-        return _page(plan, statement, rows, total)
+        return page_made(plan, statement, rows, await self._estimate(resource, plan) if plan.count == "estimated" else None)
 
     async def get_row(
         self, resource: Resource, key: tuple[str, ...], parameters: Mapping[str, str], grant: Grant = EVERYTHING
@@ -214,16 +217,17 @@ class Pipeline:
         grant: Grant = EVERYTHING,
         refresh: bool = False,
         after: Position | None = None,
+        looked: Looked | None = None,
     ) -> tuple[Row, Freshness]:
         """The row, from the cache, unless `refresh`, or from a replica that has all that was written before `after`. Where the
-        cache keeps the answer, a place `after` is as good as `refresh`.
+        cache keeps the answer, a place `after` is as good as `refresh`. `looked` is what this request found in the cache.
 
         Raises as `get_row` does.
         """
         began = time.perf_counter()
         plan = plan_get(resource, key, parameters, grant)
         timeline().note("plan", began)
-        ttl_seconds = self._ttl_seconds(resource)
+        ttl_seconds = self.ttl_seconds(resource)
         if self.cache is None or not ttl_seconds:
             return await self._get(resource, plan, self._need(after, refresh)), BYPASS
 
@@ -234,9 +238,7 @@ class Pipeline:
         place = self.keys.row(resource, plan, grant)
         load_since = None if self.replicas is None else load
         anew = refresh or after is not None  # as above
-        cached = await self.cache.read(place, self._made_from(resource), load, ttl_seconds, anew, load_since)
-        row = Row(cached.body[STATE_BYTES:].decode(), int.from_bytes(cached.body[:STATE_BYTES], signed=True))
-        return row, Freshness(cached.outcome, cached.age_seconds)
+        return row_of(await self.cache.read(place, self.made_from(resource), load, ttl_seconds, anew, load_since, looked))
 
     async def _get(self, resource: Resource, plan: GetPlan, need: Need | None = None) -> Row:
         statement = self.statements.get(plan.shape, resource)
@@ -324,11 +326,12 @@ class Pipeline:
         """How long an operation on the resource may take, with everything that it waits for."""
         return self.database.statement_seconds(resource.timeout_seconds) + GRACE_SECONDS
 
-    def _ttl_seconds(self, resource: Resource) -> float:
+    def ttl_seconds(self, resource: Resource) -> float:
+        """How long the resource's answers may be kept; 0 for not at all."""
         own = resource.cache_ttl_seconds
         return self.cache_ttl_seconds if own is None else own
 
-    def _made_from(self, resource: Resource) -> tuple[str, ...]:
+    def made_from(self, resource: Resource) -> tuple[str, ...]:
         """The tables that an answer of the resource is made from."""
         tables = self._sources.get(resource.id)
         if tables is None and self.cache is not None:
@@ -349,7 +352,7 @@ class Pipeline:
             async with self.gate.slot(timeline().client):
                 return await self.reads.fetch(statement, values, resource.timeout_seconds, MAX_LIST_BATCH, need)
         except Violation as violation:
-            raise ValidationFailed(f"A value of the query {violation.refusal.message}.") from None
+            raise refused_value(violation) from None
 
     async def _run(self, resource: Resource, sql: str, values: tuple[Any, ...], operation: str) -> Rows:
         try:
@@ -357,7 +360,7 @@ class Pipeline:
             async with self.gate.slot(timeline().client):
                 return await self.database.fetch(sql, values, resource.timeout_seconds, purpose=purpose)
         except Violation as violation:
-            raise ValidationFailed(f"A value of the query {violation.refusal.message}.") from None
+            raise refused_value(violation) from None
 
     async def _write(
         self,
@@ -423,11 +426,29 @@ class Pipeline:
         return round(estimate)
 
 
+# --- what the cache keeps ------------------------------------------------------------------------------------------------
+
+
+def row_of(cached: Cached) -> tuple[Row, Freshness]:
+    """A row as it was kept."""
+    row = Row(cached.body[STATE_BYTES:].decode(), int.from_bytes(cached.body[:STATE_BYTES], signed=True))
+    return row, Freshness(cached.outcome, cached.age_seconds)
+
+
+def page_of(cached: Cached) -> tuple[Page, Freshness]:
+    """A page as it was kept."""
+    return _decode_page(cached.body), Freshness(cached.outcome, cached.age_seconds)
+
+
 # --- pages -------------------------------------------------------------------------------------------------------------
 
 
-def _page(plan: ListPlan, statement: ReadStatement, rows: Rows, total: int | None) -> Page:
+def page_made(plan: ListPlan, statement: ReadStatement, rows: Rows, estimate: int | None = None) -> Page:
     """The page that the rows make, one of which may be beyond it: it tells that there are more, in the reading direction."""
+    total = estimate
+    if plan.count == "exact":
+        total = rows[0][0]
+        rows = [row for row in rows if row[1] is not None]
     beyond = len(rows) > plan.limit
     rows = rows[: plan.limit]
     backward = plan.shape.backward
@@ -438,7 +459,8 @@ def _page(plan: ListPlan, statement: ReadStatement, rows: Rows, total: int | Non
     more_after = bool(rows) if backward else beyond
     more_before = beyond if backward else bool(rows) and (by_cursor or (plan.page or 1) > 1)
     return Page(
-        rows=[row[column] for row in rows],
+        data=",".join([row[column] for row in rows]).encode(),
+        length=len(rows),
         limit=plan.limit,
         page=plan.page,
         has_more=more_after,
@@ -457,6 +479,11 @@ def _cursor(plan: ListPlan, statement: ReadStatement, row: Any, column: int, bac
 
 
 # --- refusals ----------------------------------------------------------------------------------------------------------
+
+
+def refused_value(violation: Violation) -> ValidationFailed:
+    """What the database refused of a query's values."""
+    return ValidationFailed(f"A value of the query {violation.refusal.message}.")
 
 
 def explain(refusal: Refusal, resource: Resource, plan: WritePlan, grant: Grant = EVERYTHING) -> GatewayError:

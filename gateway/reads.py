@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from gateway.catalog.types import as_text
-from gateway.coalesce import Coalescer
+from gateway.coalesce import Coalescer, Waiter
 from gateway.database.execute import Database, Rows
 from gateway.database.replicas import Need, Replicas
 from gateway.database.sqlstate import Violation
@@ -64,6 +64,24 @@ class Reads:
         if lane.seconds > SLOW_SECONDS:
             return await lane.fetch_alone(values)
         return await lane.coalescer.ask((values, timeline()))
+
+    def enqueue(
+        self,
+        statement: ReadStatement,
+        values: Values,
+        timeout_seconds: float | None,
+        max_batch: int,
+        waiter: Waiter[Rows],
+        noted: Timeline,
+    ) -> bool:
+        """As `fetch`, for who is no task: `waiter` is told the rows. False, and nothing is done, for a shape that is slow."""
+        lane = self._lanes.get((statement.sql, timeout_seconds))
+        if lane is None:
+            lane = self._open(statement, timeout_seconds, max_batch)
+        if lane.seconds > SLOW_SECONDS:
+            return False
+        lane.coalescer.enqueue((values, noted), waiter)
+        return True
 
     def _open(self, statement: ReadStatement, timeout_seconds: float | None, max_batch: int) -> _Lane:
         if len(self._lanes) >= MAX_STATEMENTS:
@@ -164,7 +182,6 @@ class _Lane:
         distinct: dict[Hashable, Values] = {_identity(values): values for values in questions}
         if len(distinct) == 1:
             return [await self.fetch_alone(questions[0], len(questions))] * len(questions)
-        numbers = {identity: number for number, identity in enumerate(distinct)}
         answers: list[Rows] = [[] for _ in distinct]
         started = time.perf_counter()
         try:
@@ -179,6 +196,9 @@ class _Lane:
                 answers[row[-1] - 1].append(row)
         finally:
             self._note((time.perf_counter() - started) / len(distinct))
+        if len(distinct) == len(questions):
+            return answers
+        numbers = {identity: number for number, identity in enumerate(distinct)}
         return [answers[numbers[_identity(values)]] for values in questions]
 
     def _note(self, seconds: float) -> None:

@@ -22,7 +22,8 @@ from gateway.cache.keeper import Alone, Keeper, Off
 from gateway.cache.listener import postgres_session
 from gateway.cache.memory_store import MemoryStore
 from gateway.cache.redis_store import RedisLink, RedisStore
-from gateway.cache.store import Entry, Key, Store, StoreDown
+from gateway.cache.store import Entry, Found, Key, Store, StoreDown
+from gateway.coalesce import Waiter
 from gateway.errors import GatewayError
 from gateway.events import Observer, Timeline, keep_timeline, nobody, timeline
 from gateway.redis_wire import Guard
@@ -51,6 +52,13 @@ class Cached(msgspec.Struct, frozen=True):
     body: bytes
     outcome: Outcome
     age_seconds: int = 0
+
+
+class Looked(msgspec.Struct, frozen=True):
+    """A look into the store that was made already, and the licence under which it was."""
+
+    licence: int
+    found: Found
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -146,6 +154,7 @@ class Cache:
         ttl_seconds: float,
         refresh: bool = False,
         load_since: LoadSince | None = None,
+        looked: Looked | None = None,
     ) -> Cached:
         """The answer kept as `key`, or the one that `load` makes, which is then kept for `ttl_seconds`; 0 keeps nothing.
 
@@ -153,39 +162,63 @@ class Cache:
         key under the same stamp share one load: it began after the stamp was read, and each of them has seen that stamp stand.
         `load_since`, where it is given, makes what is kept on a miss, from a copy of the database that may lag: whatever
         was written before the stamp was first seen it must have, and what is written later ends the stamp.
+        `looked` is a look of this very request (`ask`), so that it need not make another.
         Raises what `load` raises.
         """
         noted = timeline()
         noted.cache = "bypass"
-        licence = self._keeper.licence()
+        licence = self._keeper.licence() if looked is None else looked.licence
         if ttl_seconds <= 0 or not licence:
             self.bypasses += 1
             return Cached(await load(), "bypass")
-        began = time.perf_counter()
-        try:
-            found = await self._store.look(key, tables)
-        except StoreDown:
+        if looked is None:
+            began = time.perf_counter()
+            try:
+                found = await self._store.look(key, tables)
+            except StoreDown:
+                noted.note("cache", began)
+                self._keeper.store_failed()
+                self.bypasses += 1
+                return Cached(await load(), "bypass")
             noted.note("cache", began)
-            self._keeper.store_failed()
-            self.bypasses += 1
-            return Cached(await load(), "bypass")
-        noted.note("cache", began)
+        else:
+            found = looked.found
         if not self._keeper.still(licence):
             self.bypasses += 1
             return Cached(await load(), "bypass")
         if refresh:
             self.bypasses += 1
             return Cached(await self._load(key, found.stamp, load, ttl_seconds), "bypass")
-        entry = found.entry
-        if entry is not None:
-            self.hits += 1
+        if found.entry is not None:
             noted.cache = "hit"
-            return Cached(entry.body, "hit", max(0, int(self._clock() - entry.loaded_at)))
+            return self._hit(found.entry)
         self.misses += 1
         noted.cache = "miss"
         if load_since is not None:
             load = partial(load_since, self._first_seen(found.stamp))
         return Cached(await self._load_shared(key, found.stamp, load, ttl_seconds), "miss")
+
+    def licence(self) -> int:
+        """The licence to take answers from the store, for `ask` and `hit`; 0 where there is none now, which is a bypass."""
+        return self._keeper.licence()
+
+    def bypass(self) -> None:
+        """Takes note of an answer that is made without a look, for there was no licence."""
+        self.bypasses += 1
+
+    def ask(self, key: Key, tables: tuple[str, ...], waiter: Waiter[Found]) -> Found | None:
+        """A look into the store for who is no task: what is found, or None where `waiter` will be told. Raises StoreDown, or
+        tells it. What comes of it is for `hit`, and where that gives None, for `read`."""
+        return self._store.ask(key, tables, waiter)
+
+    def hit(self, looked: Looked) -> Cached | None:
+        """The answer that was found, where it may be given out; None where `read` has to go on."""
+        entry = looked.found.entry
+        return None if entry is None or not self._keeper.still(looked.licence) else self._hit(entry)
+
+    def _hit(self, entry: Entry) -> Cached:
+        self.hits += 1
+        return Cached(entry.body, "hit", max(0, int(self._clock() - entry.loaded_at)))
 
     def _first_seen(self, stamp: bytes) -> float:
         """When this process first missed under the stamp; now, for one that it does not remember."""

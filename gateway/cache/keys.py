@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 import msgspec
@@ -105,11 +105,12 @@ def _list_form(shape: ListShape, resource: Resource, grant: Grant, made: bytes) 
         resource.id,
         f":sort={sort}{_fields(shape, resource)}{_role(grant)}",
         _labels(shape.where),
-        _whole("list", shape, grant, made),
+        _whole("page", shape, grant, made),
     )
 
 
-def _whole(kind: str, shape: GetShape | ListShape, grant: Grant, made: bytes) -> bytes:
+def _whole(kind: Literal["row", "page"], shape: GetShape | ListShape, grant: Grant, made: bytes) -> bytes:
+    """What all keys of a form begin with. `kind` says how the answer is kept too: another way of keeping needs another name."""
     return _encode((kind, shape, grant.name, made))
 
 

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from gateway.cache.store import Entry, Found, Key, new_token
+from gateway.coalesce import Waiter
 
 MAX_ENTRIES = 20_000
 MAX_BYTES = 64 * 1024 * 1024
@@ -38,6 +39,13 @@ class MemoryStore:
 
     async def look(self, key: Key, tables: tuple[str, ...]) -> Found:
         """The stamp of now, and the entry under it."""
+        return self._look(key, tables)
+
+    def ask(self, key: Key, tables: tuple[str, ...], _waiter: Waiter[Found]) -> Found:
+        """The same, at once."""
+        return self._look(key, tables)
+
+    def _look(self, key: Key, tables: tuple[str, ...]) -> Found:
         stamp = self._stamp(tables)
         kept = self._kept.get(key.name)
         if kept is None:

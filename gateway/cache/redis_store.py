@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import msgspec
 
 from gateway.cache.store import Entry, Found, Key, StoreDown, new_token
-from gateway.coalesce import Coalescer
+from gateway.coalesce import Coalescer, Waiter
 from gateway.events import BatchAnswered, Observer, nobody, timeline
 from gateway.redis_wire import Command, Guard, RedisDown, RedisWire
 
@@ -103,6 +103,12 @@ class RedisStore:
             return await self._looks.ask((key, tables))
         finally:
             timeline().note("redis", began)
+
+    def ask(self, key: Key, tables: tuple[str, ...], waiter: Waiter[Found]) -> None:
+        """As `look`: `waiter` will be told. Raises StoreDown, or tells it."""
+        if not self.is_up:
+            raise StoreDown
+        self._looks.enqueue((key, tables), waiter)
 
     def keep(self, key: Key, entry: Entry, ttl_seconds: float) -> None:
         """Keeps an entry with the next pipeline. What cannot be kept is let go."""

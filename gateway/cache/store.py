@@ -12,6 +12,8 @@ from typing import Protocol
 
 import msgspec
 
+from gateway.coalesce import Waiter
+
 TOKEN_BYTES = 12
 
 
@@ -55,6 +57,9 @@ class Store(Protocol):
 
     async def look(self, key: Key, tables: tuple[str, ...]) -> Found:
         """The stamp of `tables`, and the entry of `key` under it, both as of one moment. Raises StoreDown."""
+
+    def ask(self, key: Key, tables: tuple[str, ...], waiter: Waiter[Found]) -> Found | None:
+        """As `look`, for who is no task: what is found, or None where `waiter` will be told. Raises StoreDown, or tells it."""
 
     def keep(self, key: Key, entry: Entry, ttl_seconds: float) -> None:
         """Keeps an entry, soon and if it can."""

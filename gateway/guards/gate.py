@@ -123,15 +123,30 @@ class Gate:
 
     def _make_room_in_line(self, client: str) -> None:
         """Raises NotSent where the line is full and no other client has more places in it than this one would."""
-        if self.waiting < max(LEAST_LINE, self.limit // LINE_PART):
+        if not self._is_line_full():
             return
-        heaviest = max(self._line, key=lambda name: len(self._line[name]))
-        if len(self._line[heaviest]) <= len(self._line.get(client, ())) + 1:
-            self._observe(Shed("busy"))
-            raise _no_room()
+        if self.is_closed_to(client):
+            raise self.refuse()
+        heaviest = self._heaviest()
         newest = self._line[heaviest][-1]
         _refuse(newest)
         self._step_out(heaviest, newest)
+
+    def is_closed_to(self, client: str) -> bool:
+        """Whether `wait` would refuse the client at once."""
+        return self._is_line_full() and len(self._line[self._heaviest()]) <= len(self._line.get(client, ())) + 1
+
+    def refuse(self) -> NotSent:
+        """The refusal of a client that does not wait, which is taken note of."""
+        self._observe(Shed("busy"))
+        return _no_room()
+
+    def _is_line_full(self) -> bool:
+        return self.waiting >= max(LEAST_LINE, self.limit // LINE_PART)
+
+    def _heaviest(self) -> str:
+        """The client with the most places in the line, which is not empty."""
+        return max(self._line, key=lambda name: len(self._line[name]))
 
     def _step_out(self, client: str, waiter: Waiter) -> None:
         line = self._line.get(client)

@@ -18,6 +18,7 @@ from urllib.parse import quote
 import limits
 import msgspec
 
+from gateway.coalesce import Waiter
 from gateway.errors import ConfigurationError, RateLimited
 from gateway.events import Observer, nobody, timeline
 from gateway.guards.windows import Charge, MemoryStorage, RedisStorage, StorageDown, Taken
@@ -38,7 +39,7 @@ MAX_KEY_LENGTH = 100
 class Limit(msgspec.Struct, frozen=True):
     """How much one bucket admits in a sliding window of `period_seconds`, with what is the same in every answer made ready.
 
-    `name` is the policy's, as headers tell it: "default" or a resource's. `prefix` begins its keys.
+    `name` is the policy's, as headers tell it: "default" or a resource's. `prefix` begins its keys, `lines` what an answer tells.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Limit(msgspec.Struct, frozen=True):
     prefix: str
     label: str
     policy: Header
+    lines: bytes
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -61,11 +63,18 @@ class Decision(msgspec.Struct, frozen=True):
     reset_seconds: int
 
 
+class Charges(msgspec.Struct, frozen=True):
+    """What a request counts as: whom, and by which limits; `asked` says it as the storages take it. It may be kept for the next
+    request of the same caller."""
+
+    by: tuple[tuple[str, Limit], ...]
+    asked: list[Charge]
+
+
 class Checking(msgspec.Struct, frozen=True):
     """A check under way; see `RateLimiter.begin`."""
 
-    charges: tuple[tuple[str, Limit], ...]
-    asked: list[Charge]
+    charges: Charges
     taken: asyncio.Future[Taken]
     began: float
 
@@ -87,7 +96,8 @@ def _limit(rate: str, name: str, bucket: str) -> Limit:
     period = item.get_expiry()
     label = _quoted(name)
     policy = f"{label};q={item.amount};w={period}"
-    return Limit(name, item.amount, period, f"{_safe(bucket)}:{period}:", label, (b"ratelimit-policy", policy.encode()))
+    lines = f"ratelimit-policy: {policy}\r\nratelimit: {label};r=".encode()
+    return Limit(name, item.amount, period, f"{_safe(bucket)}:{period}:", label, (b"ratelimit-policy", policy.encode()), lines)
 
 
 def address_key(address: str) -> str:
@@ -159,23 +169,33 @@ class RateLimiter:
         if self.redis is not None:
             await self.redis.close()
 
-    async def check(self, *charges: tuple[str, Limit]) -> Decision:
+    async def check(self, *by: tuple[str, Limit]) -> Decision:
         """Counts a request against every (who, limit) of it, or against none where one refuses. At least one is needed.
 
         Never raises for Redis's sake.
         """
-        asked = _asked(charges)
+        charges = charges_of(*by)
         self.checks += 1
         if self.redis is None:
-            return self._decided(charges, asked, self.memory.take(asked))
+            return self.decide(charges, self.memory.take(charges.asked))
         try:
-            taken = await self.redis.take(asked)
+            taken = await self.redis.take(charges.asked)
         except StorageDown:
-            self.fallbacks += 1
-            taken = self.memory.take(asked)
-        return self._decided(charges, asked, taken)
+            return self.fall_back(charges)
+        return self.decide(charges, taken)
 
-    def begin(self, *charges: tuple[str, Limit]) -> Checking | None:
+    def count(self, charges: Charges, waiter: Waiter[Taken]) -> Decision | None:
+        """As `check`, for who is no task: the decision, or None where `waiter` will be told what Redis took, for `decide`, or of
+        a StorageDown, for `fall_back`."""
+        self.checks += 1
+        if self.redis is None:
+            return self.decide(charges, self.memory.take(charges.asked))
+        if not self.redis.is_up:
+            return self.fall_back(charges)
+        self.redis.enqueue(charges.asked, waiter)
+        return None
+
+    def begin(self, *by: tuple[str, Limit]) -> Checking | None:
         """A check that goes on while the caller is served already, for `settle`; None where the caller is to wait for it.
 
         That is for callers who had much left at their last request. So one request of a caller in good standing takes one trip's
@@ -184,48 +204,61 @@ class RateLimiter:
         """
         if self.redis is None or not self.redis.is_up:
             return None
-        asked = _asked(charges)
-        if asked[-1][0] not in self._at_ease:
+        charges = charges_of(*by)
+        if not self.is_at_ease(charges):
             return None
         self.checks += 1
-        return Checking(charges, asked, self.redis.begin(asked), time.perf_counter())
+        return Checking(charges, self.redis.begin(charges.asked), time.perf_counter())
+
+    def is_at_ease(self, charges: Charges) -> bool:
+        """Whether a tenth of the limit was left at the caller's last request."""
+        return charges.asked[-1][0] in self._at_ease
 
     async def settle(self, checking: Checking) -> Decision:
         """What a check came to. Never raises for Redis's sake."""
         try:
             taken = await checking.taken
         except StorageDown:
-            self.fallbacks += 1
-            taken = self.memory.take(checking.asked)
-        timeline().note("redis", checking.began)
-        return self._decided(checking.charges, checking.asked, taken)
+            return self.fall_back(checking.charges)
+        finally:
+            timeline().note("redis", checking.began)
+        return self.decide(checking.charges, taken)
 
-    def _decided(self, charges: tuple[tuple[str, Limit], ...], asked: list[Charge], taken: Taken) -> Decision:
+    def fall_back(self, charges: Charges) -> Decision:
+        """The decision of this process alone, for Redis did not answer."""
+        self.fallbacks += 1
+        return self.decide(charges, self.memory.take(charges.asked))
+
+    def decide(self, charges: Charges, taken: Taken) -> Decision:
+        """What a storage took, as a decision."""
         position, allowed, remaining, reset = taken
-        limit = charges[position][1]
+        who, limit = charges.by[position]
+        caller = charges.asked[-1][0]
         if allowed and remaining * AT_EASE >= limit.amount:
-            if len(self._at_ease) >= MAX_AT_EASE:
-                del self._at_ease[next(iter(self._at_ease))]
-            self._at_ease[asked[-1][0]] = None
+            if caller not in self._at_ease:
+                if len(self._at_ease) >= MAX_AT_EASE:
+                    del self._at_ease[next(iter(self._at_ease))]
+                self._at_ease[caller] = None
         else:
-            self._at_ease.pop(asked[-1][0], None)
+            self._at_ease.pop(caller, None)
         if not allowed:
             self.refusals += 1
-            kind = charges[position][0].partition("=")[0]
+            kind = who.partition("=")[0]
             if kind in self.refused:
                 self.refused[kind] += 1
         return Decision(allowed, limit, remaining, -(-reset // 1000))
 
-    async def admit(self, *charges: tuple[str, Limit]) -> Decision:
+    async def admit(self, *by: tuple[str, Limit]) -> Decision:
         """As `check`. Raises RateLimited, with the headers that tell of it, for what is refused."""
-        decision = await self.check(*charges)
+        decision = await self.check(*by)
         if not decision.allowed:
             raise refusal(decision)
         return decision
 
 
-def _asked(charges: tuple[tuple[str, Limit], ...]) -> list[Charge]:
-    return [(limit.prefix + _safe(who), limit.amount, limit.period_seconds * 1000) for who, limit in charges]
+def charges_of(*by: tuple[str, Limit]) -> Charges:
+    """What counts against every (who, limit), the caller itself last."""
+    return Charges(by, [(limit.prefix + _safe(who), limit.amount, limit.period_seconds * 1000) for who, limit in by])
 
 
 def tighter(one: Decision | None, other: Decision | None) -> Decision | None:
@@ -239,6 +272,12 @@ def headers(decision: Decision) -> tuple[Header, ...]:
     """`RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10): the limit, what is left, and until when."""
     told = f"{decision.limit.label};r={decision.remaining};t={decision.reset_seconds}"
     return decision.limit.policy, (b"ratelimit", told.encode())
+
+
+def limit_lines(decision: Decision) -> bytes:
+    """The same, as they stand in an answer."""
+    limit = decision.limit
+    return b"%b%d;t=%d\r\n" % (limit.lines, decision.remaining, decision.reset_seconds)
 
 
 def refusal(decision: Decision) -> RateLimited:

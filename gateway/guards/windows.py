@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 import msgspec
 from limits.aio.storage import SlidingWindowCounterSupport, Storage
 
-from gateway.coalesce import Coalescer
+from gateway.coalesce import Coalescer, Waiter
 from gateway.events import BatchAnswered, Observer, nobody, timeline
 from gateway.redis_wire import Command, Guard, RedisDown, RedisWire, Refused
 
@@ -288,6 +288,10 @@ class RedisStorage(_SlidingWindows):
     def begin(self, charges: Sequence[Charge]) -> asyncio.Future[Taken]:
         """What `take` gives, to be waited for later. It raises StorageDown."""
         return self._batches.submit(charges)
+
+    def enqueue(self, charges: Sequence[Charge], waiter: Waiter[Taken]) -> None:
+        """As `begin`, for who is no task."""
+        self._batches.enqueue(charges, waiter)
 
     async def check(self) -> bool:
         """Whether Redis runs the script. Where it does not, the background looks after it from now on."""

@@ -39,6 +39,7 @@ from gateway.errors import GatewayError, Problem, Unavailable, ValidationFailed
 from gateway.events import Observer, RequestEnded, Timeline, nobody
 from gateway.http.arrivals import Arrivals
 from gateway.http.edge import CLOSE, MAX_HEAD_BYTES, MAX_HEADERS, SECURITY, head_too_large
+from gateway.http.fast_path import FastPath, Read
 from gateway.http.requests import read_headers
 from gateway.http.responses import Header, problem_response
 from gateway.http.server import DrainableState
@@ -92,6 +93,11 @@ def _line(header: Header) -> bytes:
     return line
 
 
+def line_of(header: Header) -> bytes:
+    """A header as it stands in an answer, made once where it recurs. Raises ValueError for one that would not stand in a line."""
+    return _lines.get(header) or _line(header)
+
+
 def _start(name: bytes) -> bytes:
     if not name or HEADER_RE.search(name):
         raise ValueError("a header's name that is none")
@@ -119,7 +125,13 @@ _dated = _Dated()
 
 
 class Cycle(RequestResponseCycle):
-    """A request and its answer. It is given to the application as `send`: it takes ASGI's messages, and whole answers too."""
+    """A request and its answer. It is given to the application as `send`: it takes ASGI's messages, and whole answers too.
+
+    `head` is the rest of its packet after its first line, where that is all there is of it and `fast_path` may want it.
+    """
+
+    head: bytes | None = None
+    fast_path: FastPath | None = None
 
     async def run_asgi(self, app: Any) -> None:
         """Runs the application. One that fails, or ends without an answer, is answered for."""
@@ -178,13 +190,16 @@ class Cycle(RequestResponseCycle):
         self.waiting_for_100_continue = False
         self.transport.write(b"".join(parts))
         self.message_event.set()
+        if self.head is not None and status == 200 and self.fast_path is not None:
+            self.fast_path.learn(self.head, list(self.scope["headers"]))
         if not self.keep_alive:
             self.transport.close()
         self.on_response()
 
 
 LATE = problem_response(Unavailable("The service has more to do than it can; try again."))
-LATE_LINES = b"".join(map(_line, (*LATE.headers, *SECURITY, (b"content-length", str(len(LATE.body)).encode()))))
+LATE_HEADERS = b"".join(map(_line, (*LATE.headers, *SECURITY)))
+LATE_LINES = LATE_HEADERS + _line((b"content-length", str(len(LATE.body)).encode()))
 DATA_PATH = b"/api/"
 PLAIN_READ = b"GET " + DATA_PATH
 END_OF_HEAD = b"\r\n\r\n"
@@ -226,10 +241,21 @@ class HttpProtocol(HttpToolsProtocol):
     _refusal: GatewayError | None = None
     _idle_since = 0.0
     _arrivals: Arrivals | None = None
+    _fast_path: FastPath | None = None
+    _drainable: DrainableState | None = None
+    _is_fast = False
+    """Whether a request of the fast path is under way."""
+    _is_ending = False
+    """Whether the answer to that is the connection's last."""
+    _held = b""
+    """What came meanwhile."""
+    _head: bytes | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._arrivals = getattr(self.app, "arrivals", None)
+        self._fast_path = getattr(self.app, "fast_path", None)
+        self._drainable = self.server_state if isinstance(self.server_state, DrainableState) else None
         self._set_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -237,10 +263,21 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        arrivals = self._arrivals
+        if self._is_fast:
+            self._hold(data)
+            return
+        arrivals, fast_path = self._arrivals, self._fast_path
         if arrivals is not None and arrivals.full and self._is_plain_read(data):
             self._refuse_unread(data, arrivals)
             return
+        self._head = None
+        if fast_path is not None and self._is_quiet():
+            read = fast_path.take(self, data)
+            if read is not None:
+                self._begin_fast(read)
+                return
+            if self._is_plain_read(data):
+                self._head = data[data.index(b"\r\n") :]
         self._packet_bytes = len(data)
         try:
             self.parser.feed_data(data)
@@ -305,11 +342,82 @@ class HttpProtocol(HttpToolsProtocol):
             keep_alive=version != "1.0" and parser.should_keep_alive() and not self._is_draining(),
             on_response=self.on_response_complete,
         )
+        if self._head is not None:
+            self.cycle.head, self.cycle.fast_path = self._head, self._fast_path
         if before is None or before.response_complete:
             self._begin(self.cycle, raw_path)
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
+
+    # Frequent reads: see `fast_path`.
+
+    def _is_quiet(self) -> bool:
+        """Whether the next packet begins a request, and there is no other."""
+        cycle = self.cycle
+        return (
+            not self._in_head
+            and (cycle is None or (cycle.response_complete and not cycle.more_body))
+            and not self._is_draining()
+            and not self.transport.is_closing()
+            and self.transport.get_write_buffer_size() == 0
+        )
+
+    def _begin_fast(self, read: Read) -> None:
+        self._is_fast = True
+        if self._deadline is not None:
+            self._drop_deadline()
+        if self._arrivals is None:
+            read.begin()
+        else:
+            self._arrivals.come(read.begin)
+
+    def refuse_late(self, request_id: bytes) -> None:
+        """Sends the refusal of a request of the fast path that has waited for its turn for too long."""
+        if self._arrivals is not None:
+            self._arrivals.refused()
+        self.end_fast(LATE.status, (LATE_HEADERS,), request_id, LATE.body)
+
+    def end_fast(self, status: int, lines: tuple[bytes, ...], request_id: bytes, body: bytes) -> None:
+        """Sends the answer to the request of the fast path; `lines` are those of its headers, but for the id and our own."""
+        self._is_fast = False
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        keep_alive = not self._is_ending and not self._is_draining()
+        if not keep_alive:
+            lines += (CLOSING_LINE,)
+        dated = _dated.lines(self.server_state.default_headers)
+        last = b"x-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (request_id, len(body))
+        self.transport.write(b"".join((STATUS_LINE[status], dated, *lines, last, body)))
+        if not keep_alive:
+            self.transport.close()
+            return
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._set_keep_alive(self.timeout_keep_alive)
+        if self._held:
+            held, self._held = self._held, b""
+            self.transport.resume_reading()
+            self.data_received(held)
+
+    def _hold(self, data: bytes) -> None:
+        """Keeps what a caller sends before it has its answer, which is little, for no more is read then."""
+        if not self._held:
+            self.transport.pause_reading()
+        self._held += data
+
+    def hold_task(self, task: asyncio.Task[None]) -> None:
+        """Lets the server wait for a task that makes an answer, and end it when it waits no longer."""
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def shutdown(self) -> None:
+        """Closes the connection, as soon as nothing is under way on it."""
+        if self._is_fast:
+            self._is_ending = True
+        else:
+            super().shutdown()
 
     # More than can be done: see `arrivals`.
 
@@ -333,18 +441,13 @@ class HttpProtocol(HttpToolsProtocol):
 
         Whatever is not surely that is parsed: a body taken for a request, or the other way round, would be a hole.
         """
-        cycle = self.cycle
         return (
             data.startswith(PLAIN_READ)
             and data.find(END_OF_HEAD) == len(data) - len(END_OF_HEAD)
-            and not self._in_head
-            and (cycle is None or (cycle.response_complete and not cycle.more_body))
             and HTTP_1_1 in data
             and data.count(b"\n") == data.count(b"\r\n")
             and NOT_PLAIN.search(data) is None
-            and not self._is_draining()
-            and not self.transport.is_closing()
-            and self.transport.get_write_buffer_size() == 0
+            and self._is_quiet()
         )
 
     def _refuse_unread(self, data: bytes, arrivals: Arrivals) -> None:
@@ -406,7 +509,7 @@ class HttpProtocol(HttpToolsProtocol):
         task.add_done_callback(self.tasks.discard)
 
     def _is_draining(self) -> bool:
-        return isinstance(self.server_state, DrainableState) and self.server_state.draining
+        return self._drainable is not None and self._drainable.draining
 
     def send_400_response(self, msg: str) -> None:
         """Refuses what is no HTTP, or what `_refusal` says, and ends the connection.
@@ -422,7 +525,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _is_idle(self) -> bool:
         """Whether no request waits for its answer."""
-        return self.cycle is None or self.cycle.response_complete
+        return not self._is_fast and (self.cycle is None or self.cycle.response_complete)
 
     def _may_answer(self) -> bool:
         """Whether what is written now is the answer to the request at fault."""

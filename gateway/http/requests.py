@@ -18,7 +18,7 @@ PLAN_TYPE = b"application/vnd.gateway.plan+json"
 PATCH_TYPES = (b"application/json", b"application/merge-patch+json")
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-_INSTANCE = os.urandom(8).hex()
+_INSTANCE = os.urandom(8).hex().encode()
 _serial = count()
 
 
@@ -117,12 +117,9 @@ def read_headers(scope: Scope) -> Headers:
         if name in _READ:
             found[name] = _joined(found.get(name, b""), value) if name in _LISTS else value
     told = found.get
-    request_id = told(b"x-request-id", b"")
-    if not request_id or _SANE_ID.fullmatch(request_id) is None:
-        request_id = f"{_INSTANCE}-{next(_serial):x}".encode()
     length = told(b"content-length", b"")
     return Headers(
-        request_id,
+        request_id(told(b"x-request-id", b"")),
         told(b"origin", b""),
         told(b"cache-control", b""),
         told(b"content-type", b""),
@@ -136,6 +133,18 @@ def read_headers(scope: Scope) -> Headers:
         told(b"x-consistency-token", b""),
         told(b"idempotency-key", b""),
     )
+
+
+def request_id(sent: bytes) -> bytes:
+    """The request's id: what was sent, where it is sane."""
+    if sent and _SANE_ID.fullmatch(sent) is not None:
+        return sent
+    return new_request_id()
+
+
+def new_request_id() -> bytes:
+    """One that no other request has."""
+    return b"%b-%x" % (_INSTANCE, next(_serial))
 
 
 def _joined(before: bytes, value: bytes) -> bytes:
@@ -153,10 +162,22 @@ def split_path(raw_path: bytes) -> tuple[str, str, tuple[str, ...] | None]:
         raise NotFound
     try:
         version, name = pieces[2].decode("ascii"), _decode(pieces[3])
-        key = None if len(pieces) == 4 else tuple(_decode(part) for part in pieces[4].split(b","))
+        key = None if len(pieces) == 4 else _parts(pieces[4])
     except UnicodeDecodeError:
         raise NotFound from None
     return version, name, key
+
+
+def split_key(raw_key: bytes) -> tuple[str, ...]:
+    """The last segment of a row's path as the parts of its key. Raises NotFound."""
+    try:
+        return _parts(raw_key)
+    except UnicodeDecodeError:
+        raise NotFound from None
+
+
+def _parts(raw_key: bytes) -> tuple[str, ...]:
+    return tuple([_decode(part) for part in raw_key.split(b",")])
 
 
 def _decode(raw: bytes) -> str:

@@ -56,13 +56,18 @@ def _read_headers(freshness: Freshness | None) -> tuple[Header, ...]:
     return (JSON, told, (b"age", str(freshness.age_seconds).encode())) if freshness.outcome == "hit" else (JSON, told)
 
 
+def row_body(row: Row) -> tuple[bytes, bytes]:
+    """A row's answer, and its tag."""
+    body = b'{"data":%b}' % row.text.encode()
+    return body, entity_tag(row.state, body)
+
+
 def row_response(row: Row, freshness: Freshness | None = None, asked: Headers | None = None) -> Response:
     """One row, from its JSON text, with its ETag; 304 where `asked`, the headers of a read, say that the caller has it.
 
     Raises PreconditionFailed where they ask for another state of it.
     """
-    body = b'{"data":' + row.text.encode() + b"}"
-    tag = entity_tag(row.state, body)
+    body, tag = row_body(row)
     headers = (*_read_headers(freshness), (b"etag", tag))
     if row.replayed:
         headers = (*headers, REPLAYED)
@@ -97,6 +102,12 @@ def key_text(part: Any) -> str:
 
 def page_response(page: Page, path: str, query_string: bytes, freshness: Freshness | None = None) -> Response:
     """A list, with its `meta` and its `Link`s (RFC 8288), which keep what else the caller asked for."""
+    headers, links = _read_headers(freshness), page_links(page, path, query_string)
+    return Response(200, (*headers, (b"link", links)) if links else headers, page_body(page))
+
+
+def page_body(page: Page) -> bytes:
+    """A list's answer."""
     parts = [f'"limit":{page.limit}']
     if page.page is not None:
         parts.append(f'"page":{page.page}')
@@ -105,10 +116,7 @@ def page_response(page: Page, path: str, query_string: bytes, freshness: Freshne
     parts.append(f'"prev_cursor":{_text_or_null(page.prev_cursor)}')
     if page.total is not None:
         parts.append(f'"total":{page.total},"count":"{page.count}"')
-    body = f'{{"data":[{",".join(page.rows)}],"meta":{{{",".join(parts)}}}}}'.encode()
-    links = _links(page, path, query_string)
-    headers = _read_headers(freshness)
-    return Response(200, (*headers, (b"link", links)) if links else headers, body)
+    return b'{"data":[%b],"meta":{%b}}' % (page.data, ",".join(parts).encode())
 
 
 def _text_or_null(cursor: str | None) -> str:
@@ -123,7 +131,8 @@ MAX_LINKED_CURSOR = 2000
 """A longer cursor stands in `meta` alone: many clients take no more than 8 kB of headers."""
 
 
-def _links(page: Page, path: str, query_string: bytes) -> bytes:
+def page_links(page: Page, path: str, query_string: bytes) -> bytes:
+    """A list's `Link` header; empty where there is nothing to link to."""
     known = len(path) + len(query_string) <= MAX_KNOWN_TARGET
     base = _base(path, query_string) if known else _base.__wrapped__(path, query_string)
     links: list[str] = []

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from gateway.catalog.model import Catalog, Resource
 from gateway.database.replicas import UNKNOWN, Position, read_tokens
@@ -104,13 +104,14 @@ class Serving(msgspec.Struct, frozen=True, eq=False):
 
 class Edge(msgspec.Struct, frozen=True, eq=False):
     """What holds for every request: `always` are headers of every answer, `cors` None where no other origin may read.
-    `observe` hears of every request, `begin` says where it stands in a trace, `timing` who is told
-    where the time went."""
+    `observe` hears of every request, `begin` says where it stands in a trace, `is_traced` whether that is more than its caller's
+    own, `timing` who is told where the time went."""
 
     max_body_bytes: int
     always: tuple[Header, ...]
     cors: Cors | None
     observe: Observer = nobody
+    is_traced: bool = False
     begin: Callable[[bytes, bytes], Trace | None] = lambda _traceparent, _tracestate: None
     timing: Mode = "asked"
 
@@ -125,17 +126,17 @@ class DataRoutes:
     def __init__(
         self, serving: Callable[[], Serving], admission: Admission, edge: Edge, catch_up: Callable[[Catalog], Awaitable[bool]]
     ) -> None:
-        self._serving = serving
+        self.serving = serving
         self._catch_up = catch_up
-        self._admission = admission
-        self._edge = edge
+        self.admission = admission
+        self.edge = edge
         self.in_flight = 0
-        self._deadlines = Deadlines()
+        self.deadlines = Deadlines()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
         headers = read_headers(scope)
-        noted = Timeline(headers.request_id.decode(), UNKNOWN_ROUTE, self._edge.begin(headers.traceparent, headers.tracestate))
+        noted = Timeline(headers.request_id.decode(), UNKNOWN_ROUTE, self.edge.begin(headers.traceparent, headers.tracestate))
         keep_timeline(noted)
         noted.note("parse", began)
         visitor = Visitor()
@@ -144,7 +145,7 @@ class DataRoutes:
         try:
             response, always, error_code = await self._respond(scope, headers, visitor, receive)
             status = response.status
-            if is_wanted(self._edge.timing, headers.server_timing):
+            if is_wanted(self.edge.timing, headers.server_timing):
                 always += (server_timing(noted, began, time.perf_counter()),)
             await send_response(send, response, headers.request_id, always, with_body=scope["method"] != "HEAD")
         except ClientLeft:
@@ -153,31 +154,20 @@ class DataRoutes:
             self.in_flight -= 1
             subject = "" if visitor.caller is None else visitor.caller.subject
             ended = time.perf_counter()
-            self._edge.observe(RequestEnded(scope["method"], status, began, ended, subject, error_code, noted))
+            self.edge.observe(RequestEnded(scope["method"], status, began, ended, subject, error_code, noted))
 
     async def _respond(
         self, scope: Scope, headers: Headers, visitor: Visitor, receive: Receive
     ) -> tuple[Response, tuple[Header, ...], str]:
         """An answer in every case, the headers to add to it, and its error's code. Raises ClientLeft."""
-        edge = self._edge
-        always, error_code = edge.always, ""
+        edge = self.edge
+        always = edge.always
         if edge.cors is not None:
             preflight = preflight_response(edge.cors, scope["method"], scope["headers"])
             if preflight is not None:
                 return preflight, (), ""
             always += cors_headers(edge.cors, headers.origin)
-        try:
-            response = await self._answer(scope, headers, visitor, receive)
-        except GatewayError as error:
-            response, error_code = problem_response(error), error.code
-        except ClientLeft:
-            raise
-        except asyncio.CancelledError:  # by the server's end, which waits no longer
-            stopped = Unavailable("The service is stopping.") if scope["method"] in READING else OutcomeUnknown(STOPPED_WRITING)
-            response, error_code = problem_response(stopped), stopped.code
-        except Exception:
-            logger.exception("request %s failed", headers.request_id.decode())
-            response, error_code = problem_response(InternalError()), InternalError.code
+        response, error_code = await self._told(scope, headers, self._answer(scope, headers, visitor, receive))
         if visitor.decision is not None:
             always += visitor.headers
         if visitor.deprecation is not None:
@@ -185,22 +175,42 @@ class DataRoutes:
         always += visitor.more
         return response, always, error_code
 
+    async def _told(self, scope: Scope, headers: Headers, answer: Awaitable[Response]) -> tuple[Response, str]:
+        """The answer, or what is told in place of it, and its error's code. Raises ClientLeft."""
+        try:
+            return await answer, ""
+        except GatewayError as error:
+            return problem_response(error), error.code
+        except ClientLeft:
+            raise
+        except asyncio.CancelledError:  # by the server's end, which waits no longer
+            stopped = Unavailable("The service is stopping.") if scope["method"] in READING else OutcomeUnknown(STOPPED_WRITING)
+            return problem_response(stopped), stopped.code
+        except Exception:
+            logger.exception("request %s failed", headers.request_id.decode())
+            return problem_response(InternalError()), InternalError.code
+
+    async def resume(self, scope: Scope, headers: Headers, visitor: Visitor) -> tuple[Response, str]:
+        """The answer to a read that `fast_path` has admitted and counted, and cannot go on with, and its error's code."""
+        place = split_path(scope["raw_path"])
+        return await self._told(scope, headers, self._admitted(self.serving(), place, scope, headers, visitor, no_body))
+
     async def _answer(self, scope: Scope, headers: Headers, visitor: Visitor, receive: Receive) -> Response:
         path: bytes = scope["raw_path"]
-        serving = self._serving()
+        serving = self.serving()
         try:
             version, name, key = split_path(path)
         except NotFound:
-            await self._admission.admit(scope, None, visitor)
+            await self.admission.admit(scope, None, visitor)
             raise
         noted = timeline()
         began = time.perf_counter()
         method: str = scope["method"]
         limit = serving.limits.get((version, name))
         few = self.in_flight <= FEW_IN_FLIGHT
-        counting = self._admission.begin(scope, limit, visitor) if few and method in READING else None
+        counting = self.admission.begin(scope, limit, visitor) if few and method in READING else None
         if counting is None:
-            await self._admission.admit(scope, limit, visitor)
+            await self.admission.admit(scope, limit, visitor)
             noted.note("token", began)
             return await self._admitted(serving, (version, name, key), scope, headers, visitor, receive)
         noted.note("token", began)
@@ -221,7 +231,7 @@ class DataRoutes:
         method: str = scope["method"]
         version, name, key = place
         noted = timeline()
-        noted.client = self._admission.client(scope, visitor)
+        noted.client = self.admission.client(scope, visitor)
         if name == "openapi.json" and key is None:
             noted.route = DOCUMENT_ROUTE
             return _document(serving, version, method, visitor.caller)
@@ -234,7 +244,8 @@ class DataRoutes:
                 tries += 1
                 if tries == MAX_TRIES or not await self._catch_up(serving.pipeline.catalog):
                     raise
-            serving = self._serving()
+            serving = self.serving()
+            visitor.looked = None
             if isinstance(body, Replayed):
                 body.rewind()
 
@@ -251,12 +262,12 @@ class DataRoutes:
         version, name, key = place
         method: str = scope["method"]
         resource = serving.pipeline.resource(version, name)
-        timeline().route = f"/api/{resource.id}" if key is None else f"/api/{resource.id}/{{key}}"
+        timeline().route = routes_of(resource)[key is not None]
         if serving.deprecations:
             visitor.deprecation = serving.deprecations.get(resource.id)
         if method in ("GET", "HEAD"):
-            with self._deadlines.within(serving.pipeline.bound_seconds(resource), _read_late):
-                return await _read(serving, resource, key, scope, headers, visitor.caller)
+            with self.deadlines.within(serving.pipeline.bound_seconds(resource), read_late):
+                return await _read(serving, resource, key, scope, headers, visitor)
         allowed = (COLLECTION if key is None else ROW) if resource.writable else READING
         if method == "OPTIONS":
             return allow_response(allowed)
@@ -290,31 +301,42 @@ class DataRoutes:
             media_type(headers, JSON_TYPES)
             body = await self._body(headers, receive)
             this = _once(headers, caller, "create", resource, None, body)
-            with self._deadlines.within(pipeline.bound_seconds(resource), OutcomeUnknown):
+            with self.deadlines.within(pipeline.bound_seconds(resource), OutcomeUnknown):
                 created = await pipeline.create_row(resource, body, grant, this)
             return created_response(created, scope["raw_path"].decode("latin-1"))
         if scope["method"] == "DELETE":
             this = _once(headers, caller, "delete", resource, key, b"")
-            with self._deadlines.within(pipeline.bound_seconds(resource), OutcomeUnknown):
+            with self.deadlines.within(pipeline.bound_seconds(resource), OutcomeUnknown):
                 gone_before = await pipeline.delete_row(resource, key, grant, states, this)
             return GONE_BEFORE if gone_before else NO_CONTENT
         merge = media_type(headers, PATCH_TYPES) == b"application/merge-patch+json"
         body = await self._body(headers, receive)
         this = _once(headers, caller, "patch", resource, key, body)
-        with self._deadlines.within(pipeline.bound_seconds(resource), OutcomeUnknown):
+        with self.deadlines.within(pipeline.bound_seconds(resource), OutcomeUnknown):
             row = await pipeline.patch_row(resource, key, body, merge, grant, states, this)
         return row_response(row)
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
         began = time.perf_counter()
         try:
-            return await read_body_within(headers, receive, self._edge.max_body_bytes)
+            return await read_body_within(headers, receive, self.edge.max_body_bytes)
         finally:
             timeline().note("parse", began)
 
 
-def _read_late() -> Unavailable:
+def routes_of(resource: Resource) -> tuple[str, str]:
+    """The templates of the resource's paths: of all rows, and of one."""
+    return f"/api/{resource.id}", f"/api/{resource.id}/{{key}}"
+
+
+def read_late() -> Unavailable:
+    """The refusal of a read that took too long."""
     return Unavailable("The database did not answer in time.")
+
+
+async def no_body() -> Message:
+    """The `receive` of a request without a body."""
+    return {"type": "http.request", "body": b"", "more_body": False}
 
 
 def _once(
@@ -375,8 +397,9 @@ async def _read(
     key: tuple[str, ...] | None,
     scope: Scope,
     headers: Headers,
-    caller: Caller | None,
+    visitor: Visitor,
 ) -> Response:
+    caller = visitor.caller
     grant = serving.policy.grant(resource, "read", caller)
     query: bytes = scope["query_string"]
     if headers.accept == PLAN_TYPE:
@@ -387,14 +410,14 @@ async def _read(
     refresh = b"no-cache" in headers.cache_control or b"no-store" in headers.cache_control
     after = read_tokens(headers.consistency) if headers.consistency else None
     if key is None:
-        page, freshness = await serving.pipeline.list_query(resource, query, grant, refresh, after)
+        page, freshness = await serving.pipeline.list_query(resource, query, grant, refresh, after, visitor.looked)
         began = time.perf_counter()
-        timeline().rows = len(page.rows)
+        timeline().rows = page.length
         response = page_response(page, scope["raw_path"].decode("latin-1"), query, freshness)
         timeline().note("render", began)
         return response
     parameters = parse_parameters(query) if query else {}
-    row, freshness = await serving.pipeline.read_row(resource, key, parameters, grant, refresh, after)
+    row, freshness = await serving.pipeline.read_row(resource, key, parameters, grant, refresh, after, visitor.looked)
     began = time.perf_counter()
     timeline().rows = 1
     response = row_response(row, freshness, headers)

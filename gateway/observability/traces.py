@@ -174,6 +174,11 @@ class Traces:
         """What is traced of which event."""
         return {} if self._sampling is None else {RequestEnded: self._request}
 
+    @property
+    def is_on(self) -> bool:
+        """Whether traces may begin here."""
+        return self._sampling is not None
+
     def begin(self, traceparent: bytes, tracestate: bytes) -> Trace | None:
         """Where a request stands: in its caller's trace, or in one that begins with it. None where nobody traces."""
         sampling = self._sampling

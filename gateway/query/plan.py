@@ -582,6 +582,11 @@ def _count(written: str | None, problems: list[Problem]) -> Count:
 
 def plan_get(resource: Resource, key: tuple[str, ...], parameters: Mapping[str, str], grant: Grant = EVERYTHING) -> GetPlan:
     """The plan of a get. Raises NotFound for a key that cannot be, ValidationFailed for a bad parameter."""
+    return GetPlan(get_shape(resource, parameters, grant), key_values(resource, key, grant))
+
+
+def get_shape(resource: Resource, parameters: Mapping[str, str], grant: Grant = EVERYTHING) -> GetShape:
+    """The shape of a get. Raises ValidationFailed for a bad parameter."""
     problems: list[Problem] = []
     readable = readable_fields(resource, grant)
     for name in parameters:
@@ -590,11 +595,13 @@ def plan_get(resource: Resource, key: tuple[str, ...], parameters: Mapping[str, 
     fields = _chosen_fields(readable, parameters.get("fields"), problems)
     if problems:
         raise ValidationFailed("The query is not valid.", problems)
+    return GetShape(resource.id, fields, None if grant.rows is None else grant.rows.filter)
+
+
+def key_values(resource: Resource, key: tuple[str, ...], grant: Grant = EVERYTHING) -> Values:
+    """The values of a get. Raises NotFound for a key that cannot be."""
     values = parse_key(resource, key)
-    where = None
-    if grant.rows is not None:
-        where, values = grant.rows.filter, values + grant.rows.values
-    return GetPlan(GetShape(resource.id, fields, where), values)
+    return values if grant.rows is None else values + grant.rows.values
 
 
 def refuse_parameters(parameters: Mapping[str, str]) -> None:
@@ -610,6 +617,6 @@ def parse_key(resource: Resource, parts: tuple[str, ...]) -> Values:
     if len(parts) != len(resource.key):
         raise NotFound
     try:
-        return tuple(resource.fields[name].type.parse(part) for name, part in zip(resource.key, parts, strict=True))
+        return tuple([resource.fields[name].type.parse(part) for name, part in zip(resource.key, parts, strict=True)])
     except BadValue:
         raise NotFound from None

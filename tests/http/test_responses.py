@@ -14,7 +14,7 @@ from gateway.errors import ERRORS, GatewayError, MethodNotAllowed, Problem, Unav
 from gateway.http.responses import Response, created_response, key_text, page_response, problem_response, row_response
 from gateway.pipeline import Created, Page, Row
 
-PAGE = Page(rows=[], limit=20, page=1, has_more=False, next_cursor=None, prev_cursor=None, count="none", total=None)
+PAGE = Page(data=b"", length=0, limit=20, page=1, has_more=False, next_cursor=None, prev_cursor=None, count="none", total=None)
 
 
 def page(query: bytes = b"", path: str = "/api/v1/things", **changes: object) -> Response:
@@ -29,7 +29,7 @@ def header(response: Response, name: bytes) -> str:
 
 
 def test_a_page_is_data_and_meta() -> None:
-    assert json.loads(page(rows=['{"id":1}', '{"id": 2}']).body) == {
+    assert json.loads(page(data=b'{"id":1},{"id": 2}', length=2).body) == {
         "data": [{"id": 1}, {"id": 2}],
         "meta": {"limit": 20, "page": 1, "has_more": False, "next_cursor": None, "prev_cursor": None},
     }

@@ -60,7 +60,7 @@ def served(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def found_by_database(served: Bench, request: ListRequest) -> set[int]:
     page = served.page("things", request)
     assert page.next_cursor is None
-    return {json.loads(row)["id"] for row in page.rows}
+    return {row["id"] for row in json.loads(b"[%b]" % page.data)}
 
 
 def found_by_python(node: Ask | Logic, typed: bool = True) -> set[int]:
@@ -124,7 +124,7 @@ def test_the_model_knows_every_operator_and_the_table_has_every_type(served: Ben
 
 def test_rows_are_shown_as_the_model_has_them(served: Bench) -> None:
     page = served.page("things", ListRequest(sort="id"))
-    shown = [json.loads(row, parse_float=Decimal) for row in page.rows]
+    shown = json.loads(b"[%b]" % page.data, parse_float=Decimal)
     stored = json.loads(encode(ROWS), parse_float=Decimal)
     for one, two in zip(shown, stored, strict=True):
         assert one == two

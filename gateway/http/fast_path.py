@@ -1,0 +1,725 @@
+"""Frequent reads without what makes any request possible: no parser, no ASGI scope, no task, no context.
+
+Clients send the same headers again and again; what differs is the first line. So a head whose request was answered with 200 is
+remembered by its very bytes, and a packet that has those bytes after `GET /api/… HTTP/1.1` means what the parser and the guards
+made of them then. What such a request needs is found by two look-ups: who asks (the token is looked up each time, so that it
+ends when it ends), and the `_Way`: resource, grant and limits, made once for a head, a resource and a catalog.
+
+From there on the request is driven by those who answer its questions, one after the other and each for many requests at once:
+
+    count (one trip to Redis) → look (one MGET) → read (one statement) → the answer, in one write
+
+Whatever is not plain goes by the common way, `routes`: before it is counted, by leaving the packet to the parser; after that, as
+a task that goes on from there (`_resume`). So nothing is decided here that is not decided there; what stands here is the order of
+the calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Callable, Mapping
+from contextvars import Context
+from typing import Any, Generic, Protocol, TypeVar
+
+import msgspec
+
+from gateway.cache.cache import Cache, Cached, Looked
+from gateway.cache.store import Found, Key, StoreDown
+from gateway.catalog.model import Resource
+from gateway.catalog.types import BadValue, ColumnType
+from gateway.database.execute import Rows
+from gateway.database.sqlstate import Violation
+from gateway.deadlines import Endable
+from gateway.errors import GatewayError, InternalError, NotFound, NotSent, TablesChanged, Unauthorized, Unavailable
+from gateway.events import RequestEnded, Timeline, keep_timeline
+from gateway.guards.ratelimit import Charges, Decision, limit_lines, refusal
+from gateway.guards.tokens import Caller, bearer_token, refuse_query_token
+from gateway.guards.windows import StorageDown, Taken
+from gateway.http.admission import Visitor
+from gateway.http.edge import cors_headers
+from gateway.http.requests import PLAN_TYPE, Headers, new_request_id, read_headers, request_id, split_key, split_path
+from gateway.http.responses import Header, Response, page_body, page_links, problem_response, row_body
+from gateway.http.routes import FEW_IN_FLIGHT, DataRoutes, Serving, read_late, routes_of
+from gateway.http.timing import is_wanted
+from gateway.pipeline import (
+    BYPASS,
+    MAX_LIST_BATCH,
+    MAX_POINT_BATCH,
+    Freshness,
+    Page,
+    Row,
+    page_made,
+    page_of,
+    refused_value,
+    row_of,
+)
+from gateway.query.ast import GetPlan, GetShape, Grant, ListPlan, Values
+from gateway.query.plan import get_shape, key_values
+from gateway.query.statements import ReadStatement
+from gateway.reads import Reads
+
+logger = logging.getLogger("gateway.http")
+
+LINE = re.compile(rb"GET (/api/[!-\"$->@-~]*)(?:\?([!-\"$-~]*))? HTTP/1\.1")
+"""A request's first line, with a path and a query of printable ASCII."""
+NOTHING: Mapping[bytes, bytes] = {}
+VARYING = re.compile(rb"\r\n(x-request-id|traceparent|tracestate):[ \t]*([^\r\n]*?)[ \t]*(?=\r\n)", re.IGNORECASE)
+"""Headers that are another for each request. A head is remembered without them."""
+MAX_HEADS = 2000
+MAX_HEAD_BYTES = 10_000
+"""Of one: a token may have 8 kB."""
+MAX_KEPT_BYTES = 8 * 1024 * 1024
+"""Of all of them."""
+MAX_WAYS = 30
+MAX_PAGES = 2000
+"""Queries whose plan is kept with the way that it was made for."""
+MAX_QUERY_BYTES = 512
+
+FRESHNESS = {
+    outcome: b"content-type: application/json\r\nx-cache: %b\r\n" % outcome.encode() for outcome in ("hit", "miss", "bypass")
+}
+"""How an answer's lines begin, by where it is from: as `responses.row_response` has it."""
+
+T = TypeVar("T")
+
+
+class Connection(Protocol):
+    """What a request needs of the connection that it came on."""
+
+    client: tuple[str, int] | None
+
+    def end_fast(self, status: int, lines: tuple[bytes, ...], request_id: bytes, body: bytes) -> None:
+        """Sends its answer; `lines` are those of its headers, but for the id, the date and the length."""
+
+    def refuse_late(self, request_id: bytes) -> None:
+        """Sends a refusal, for too much has come before it."""
+
+    def hold_task(self, task: asyncio.Task[None]) -> None:
+        """Lets the server know of a task that makes an answer."""
+
+
+class _Way(msgspec.Struct, frozen=True, eq=False):
+    """What is the same for all requests of one head to one resource. `tables` is empty where no answers are kept."""
+
+    serving: Serving
+    caller: Caller | None
+    peer: str
+    resource: Resource
+    grant: Grant
+    charges: Charges | None
+    client: str
+    subject: str
+    bound_seconds: float
+    tables: tuple[str, ...]
+    shape: GetShape
+    row_statement: ReadStatement | None
+    """None where rows have no key."""
+    key_type: ColumnType | None
+    """Of a key of one field."""
+    list_route: str
+    row_route: str
+
+
+class _Head(msgspec.Struct, frozen=True, eq=False):
+    """A remembered head: its headers, its token, the lines that are in every answer to it, and its ways by their paths."""
+
+    raw: list[Header]
+    headers: Headers
+    token: bytes | None
+    lines: bytes
+    size: int
+    ways: dict[bytes, _Way]
+
+
+class FastPath:
+    """The heads that are known, for all connections of a process."""
+
+    def __init__(self, routes: DataRoutes, line: Callable[[Header], bytes]) -> None:
+        """`line` makes a header's line."""
+        self.routes = routes
+        self.line = line
+        self.serving: Serving | None = None
+        self.pages: dict[tuple[_Way, bytes], tuple[ListPlan, ReadStatement, Key | None]] = {}
+        self._heads: dict[bytes, _Head] = {}
+        self._bytes = 0
+
+    def learn(self, rest: bytes, raw: list[Header]) -> None:
+        """Remembers a head, from the end of its first line on: the parser made `raw` of it.
+
+        It must be that of a GET without a body that was answered with 200, and all of its packet.
+        """
+        rest = VARYING.sub(b"", rest)
+        headers = read_headers({"headers": raw})
+        edge = self.routes.edge
+        if (
+            len(rest) > MAX_HEAD_BYTES
+            or rest in self._heads
+            or headers.if_match
+            or headers.if_none_match
+            or headers.consistency
+            or headers.accept == PLAN_TYPE
+            or b"no-" in headers.cache_control
+            or is_wanted(edge.timing, headers.server_timing)
+        ):
+            return
+        try:
+            token = None if self.routes.admission.verifier is None else bearer_token(raw)
+        except Unauthorized:
+            return
+        always = edge.always if edge.cors is None else (*edge.always, *cors_headers(edge.cors, headers.origin))
+        self._heads[rest] = _Head(raw, headers, token, b"".join(map(self.line, always)), len(rest), {})
+        self._bytes += len(rest)
+        while self._bytes > MAX_KEPT_BYTES or len(self._heads) > MAX_HEADS:
+            self._bytes -= self._heads.pop(next(iter(self._heads))).size
+
+    def take(self, connection: Connection, packet: bytes) -> Read | None:
+        """The request that a packet is; None for one that goes by the common way.
+
+        The connection must have nothing else under way.
+        """
+        began = time.perf_counter()
+        end = packet.find(b"\r\n")
+        rest = packet[end:]
+        head = self._heads.get(rest)
+        told = NOTHING
+        if head is None:
+            found = VARYING.findall(rest)
+            head = self._heads.get(VARYING.sub(b"", rest)) if found else None
+            told = {name.lower(): value for name, value in found}
+            if head is None or len(told) < len(found):  # where one stands twice
+                return None
+        line = LINE.fullmatch(packet, 0, end)
+        if line is None:
+            return None
+        path, query = line.groups(b"")
+        try:
+            if query:
+                refuse_query_token(query)
+            way, key = self._find(connection, head, path)
+        except GatewayError:
+            return None
+        if way is None or (key is not None and (query or not key)):
+            return None
+        trace = None
+        if told or self.routes.edge.is_traced:
+            trace = self.routes.edge.begin(told.get(b"traceparent", b""), told.get(b"tracestate", b""))
+        given_id = request_id(told.get(b"x-request-id", b"")) if told else new_request_id()
+        noted = Timeline(given_id.decode("ascii"), "", trace)
+        noted.client = way.client
+        if key is None:
+            return _ListRead(self, connection, head, way, noted, began, path, query=query)
+        return _RowRead(self, connection, head, way, noted, began, path, key=key)
+
+    def _find(self, connection: Connection, head: _Head, path: bytes) -> tuple[_Way | None, bytes | None]:
+        """The way to what a path names, and the key that it has. Raises GatewayError."""
+        routes = self.routes
+        serving = routes.serving()
+        if serving is not self.serving:
+            self._begin_anew(serving)
+        caller = None
+        if head.token is not None:
+            verifier = routes.admission.verifier
+            caller = None if verifier is None else verifier.known(head.token)
+            if caller is None:
+                return None, None
+        peer = connection.client[0] if connection.client else ""
+        key: bytes | None = None
+        way = head.ways.get(path)
+        if way is None:
+            collection, _, key = path.rpartition(b"/")
+            way = head.ways.get(collection)
+        if way is None or way.caller is not caller or way.peer != peer:
+            pieces = path.split(b"/")
+            if len(pieces) not in (4, 5):
+                return None, None
+            key = pieces[4] if len(pieces) == 5 else None
+            way = self._way(serving, connection, head, b"/".join(pieces[:4]), caller)
+        return way, key
+
+    def _begin_anew(self, serving: Serving) -> None:
+        """Forgets what was made of another catalog."""
+        self.serving = serving
+        self.pages.clear()
+        for head in self._heads.values():
+            head.ways.clear()
+
+    def _way(
+        self, serving: Serving, connection: Connection, head: _Head, collection: bytes, caller: Caller | None
+    ) -> _Way | None:
+        """A new way to a resource; None where there can be none. Raises GatewayError."""
+        pipeline, admission = serving.pipeline, self.routes.admission
+        version, name, _ = split_path(collection)
+        resource = pipeline.resource(version, name)
+        if not isinstance(pipeline.reads, Reads) or resource.id in serving.deprecations:
+            return None
+        scope = {"client": connection.client, "headers": head.raw}
+        is_kept = pipeline.cache is not None and pipeline.ttl_seconds(resource) > 0
+        grant = serving.policy.grant(resource, "read", caller)
+        shape = get_shape(resource, {}, grant)
+        list_route, row_route = routes_of(resource)
+        way = _Way(
+            serving=serving,
+            caller=caller,
+            peer=connection.client[0] if connection.client else "",
+            resource=resource,
+            grant=grant,
+            charges=admission.charges(scope, serving.limits.get((version, name)), caller),
+            client=admission.client(scope, Visitor(caller=caller)),
+            subject="" if caller is None else caller.subject,
+            bound_seconds=pipeline.bound_seconds(resource),
+            tables=pipeline.made_from(resource) if is_kept else (),
+            shape=shape,
+            row_statement=pipeline.statements.get(shape, resource) if resource.key else None,
+            key_type=resource.fields[resource.key[0]].type if len(resource.key) == 1 else None,
+            list_route=list_route,
+            row_route=row_route,
+        )
+        if len(head.ways) >= MAX_WAYS:
+            del head.ways[next(iter(head.ways))]
+        head.ways[collection] = way
+        return way
+
+
+class _Waiter(Generic[T]):
+    """Takes the answer to one question of a read: see `coalesce.Waiter`."""
+
+    __slots__ = ("_is_told", "read")
+
+    def __init__(self, read: Read) -> None:
+        self.read = read
+        self._is_told = False
+
+    def done(self) -> bool:
+        """Whether nobody waits any more."""
+        return self._is_told or self.read.is_over
+
+    def set_result(self, result: T, /) -> None:
+        """The answer."""
+        self._is_told = True
+        try:
+            self.take(result)
+        except Exception as fault:  # noqa: BLE001 - it is this request's alone, and whoever tells has others to tell
+            self.refuse(fault)
+
+    def set_exception(self, exception: Exception, /) -> None:
+        """What came in place of it."""
+        self._is_told = True
+        self.refuse(exception)
+
+    def cancel(self) -> None:
+        """There will be none."""
+        if not self.done():
+            self.set_exception(Unavailable("The service is stopping."))
+
+    def take(self, result: T) -> None:
+        """Goes on with the answer."""
+        raise NotImplementedError
+
+    def refuse(self, fault: Exception) -> None:
+        """Goes on without one."""
+        self.read.fail(fault)
+
+
+class _Counting(_Waiter[Taken]):
+    __slots__ = ()
+
+    def take(self, result: Taken) -> None:
+        self.read.counted(result)
+
+    def refuse(self, fault: Exception) -> None:
+        self.read.count_failed(fault)
+
+
+class _Looking(_Waiter[Found]):
+    __slots__ = ()
+
+    def take(self, result: Found) -> None:
+        self.read.looked(result)
+
+    def refuse(self, fault: Exception) -> None:
+        if isinstance(fault, StoreDown):
+            self.read.resume()  # the cache says what then
+        else:
+            self.read.fail(fault)
+
+
+class _Reading(_Waiter[Rows]):
+    __slots__ = ()
+
+    def take(self, result: Rows) -> None:
+        self.read.leave(answered=True)
+        self.read.show(result)
+
+    def refuse(self, fault: Exception) -> None:
+        self.read.leave(answered=not isinstance(fault, NotSent))
+        self.read.fail(fault)
+
+
+class Read:
+    """One request, from its packet to its answer. `is_over` says that it has one."""
+
+    __slots__ = (
+        *("_began", "_connection", "_decision", "_fast", "_head", "_is_counted", "_is_inside", "_is_reading"),
+        *("_licence", "_noted", "_path", "_ready", "_tick", "_way", "is_over", "request_id"),
+    )
+    max_batch = 1
+    query = b""
+
+    def __init__(
+        self, fast: FastPath, connection: Connection, head: _Head, way: _Way, noted: Timeline, began: float, path: bytes
+    ) -> None:
+        self._fast = fast
+        self._connection = connection
+        self._head = head
+        self._way = way
+        self._noted = noted
+        self.request_id = noted.request_id.encode()
+        self._began = began
+        self._path = path
+        self._decision: Decision | None = None
+        self._ready: tuple[int, bytes, bytes, str] | None = None
+        self._tick: set[Endable] | None = None
+        self._licence = 0
+        self._is_counted = False
+        self._is_reading = False
+        self._is_inside = False
+        self.is_over = False
+
+    # --- the way -------------------------------------------------------------------------------------------------------
+
+    def begin(self, in_time: bool = True) -> None:
+        """Refuses it, for its lateness, or counts it. A caller in good standing is served meanwhile, where few are in flight: see
+        `routes.FEW_IN_FLIGHT`."""
+        if not in_time:
+            self._connection.refuse_late(self.request_id)
+            return
+        self._fast.routes.in_flight += 1
+        try:
+            self._begin()
+        except Exception as fault:  # noqa: BLE001 - it is this request's alone, and whoever began it has others to begin
+            self._is_counted = True
+            self.fail(fault)
+
+    def _begin(self) -> None:
+        routes, charges = self._fast.routes, self._way.charges
+        if charges is None:
+            self._is_counted = True
+            self._go_on()
+            return
+        limiter = routes.admission.limiter
+        decision = limiter.count(charges, _Counting(self))
+        if decision is not None:
+            self._count(decision)
+        elif routes.in_flight <= FEW_IN_FLIGHT and limiter.is_at_ease(charges):
+            self._go_on()
+
+    def counted(self, taken: Taken) -> None:
+        """Redis counted it."""
+        self._note("redis", self._began)
+        if self._way.charges is not None:
+            self._count(self._fast.routes.admission.limiter.decide(self._way.charges, taken))
+
+    def count_failed(self, fault: Exception) -> None:
+        """It did not: where it does not answer, this process counts."""
+        if isinstance(fault, StorageDown) and self._way.charges is not None:
+            self._count(self._fast.routes.admission.limiter.fall_back(self._way.charges))
+        else:
+            self._is_counted = True
+            self.fail(fault)
+
+    def _count(self, decision: Decision) -> None:
+        self._is_counted = True
+        if not decision.allowed:
+            self.fail(refusal(decision))
+            return
+        self._decision = decision
+        if self._ready is not None:
+            self._answer(*self._ready)
+        elif not self._is_reading:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Looks into the cache, or asks the database."""
+        self._is_reading = True
+        routes, way = self._fast.routes, self._way
+        self._tick = routes.deadlines.watch(way.bound_seconds, self)
+        began = time.perf_counter()
+        try:
+            is_plain = self.prepare()
+        except GatewayError as error:
+            self.fail(error)
+            return
+        self._note("plan", began)
+        if not is_plain:
+            self.resume()
+            return
+        pipeline = way.serving.pipeline
+        cache = pipeline.cache if way.tables else None
+        if cache is None:
+            self._ask()
+            return
+        self._licence = cache.licence()
+        if self._licence:
+            self._look(cache)
+        else:
+            cache.bypass()
+            self._noted.cache = "bypass"
+            self._ask()
+
+    def _look(self, cache: Cache) -> None:
+        try:
+            found = cache.ask(self.kept_as(), self._way.tables, _Looking(self))
+        except StoreDown:
+            self.resume()
+        else:
+            if found is not None:
+                self.looked(found)
+
+    def looked(self, found: Found) -> None:
+        """The cache told what it has."""
+        cache = self._way.serving.pipeline.cache
+        looked = Looked(self._licence, found)
+        cached = None if cache is None else cache.hit(looked)
+        if cached is None:
+            self.resume(looked)
+        else:
+            self._noted.cache = "hit"
+            self.show_kept(cached)
+
+    def _ask(self) -> None:
+        """Joins those who ask the database, where there is room for one more."""
+        way = self._way
+        pipeline = way.serving.pipeline
+        gate = pipeline.gate
+        if not gate.enter(way.client):
+            if gate.is_closed_to(way.client):
+                self.fail(gate.refuse())
+            else:
+                self.resume()
+            return
+        self._is_inside = True
+        statement, values = self.asks()
+        reads = pipeline.reads
+        seconds = way.resource.timeout_seconds
+        if not isinstance(reads, Reads) or not reads.enqueue(
+            statement, values, seconds, self.max_batch, _Reading(self), self._noted
+        ):
+            self.leave(answered=False)
+            self.resume()
+
+    def leave(self, answered: bool) -> None:
+        """Gives back its place at the database."""
+        if self._is_inside:
+            self._is_inside = False
+            self._way.serving.pipeline.gate.leave(self._way.client, answered)
+
+    # --- its end -------------------------------------------------------------------------------------------------------
+
+    def end(self) -> None:
+        """Its time is over: see `deadlines`."""
+        self.leave(answered=True)
+        self.fail(read_late())
+
+    def fail(self, fault: Exception) -> None:
+        """Answers with an error; tries once more where it comes of tables that changed."""
+        if self.is_over:
+            return
+        if isinstance(fault, TablesChanged):
+            self.resume()
+            return
+        if isinstance(fault, Violation):
+            fault = self.refused(fault)
+        if not isinstance(fault, GatewayError):
+            logger.error("request %s failed", self._noted.request_id, exc_info=fault)
+            fault = InternalError()
+        self.answer(problem_response(fault), fault.code)
+
+    def resume(self, looked: Looked | None = None) -> None:
+        """Goes on by the common way, from behind the count."""
+        self._unwatch()
+        loop = asyncio.get_running_loop()
+        self._connection.hold_task(loop.create_task(self._resume(looked), context=Context()))
+
+    async def _resume(self, looked: Looked | None) -> None:
+        keep_timeline(self._noted)
+        routes, way = self._fast.routes, self._way
+        visitor = Visitor(caller=way.caller, looked=looked if routes.serving() is way.serving else None)
+        headers = msgspec.structs.replace(self._head.headers, request_id=self.request_id)
+        scope = {
+            "method": "GET",
+            "raw_path": self._path,
+            "query_string": self.query,
+            "headers": self._head.raw,
+            "client": self._connection.client,
+        }
+        response, error_code = await routes.resume(scope, headers, visitor)
+        more = () if visitor.deprecation is None else visitor.deprecation.headers(self._path)
+        self.answer(response, error_code, more)
+
+    def show_body(self, freshness: Freshness, lines: bytes, body: bytes) -> None:
+        """Answers with 200."""
+        told = FRESHNESS[freshness.outcome]
+        if freshness.outcome == "hit":
+            told += b"age: %d\r\n" % freshness.age_seconds
+        self._answer(200, told + lines, body, "")
+
+    def answer(self, response: Response, error_code: str = "", more: tuple[Header, ...] = ()) -> None:
+        """Answers with what else there may be."""
+        lines = b"".join([self._fast.line(header) for header in (*response.headers, *more)])
+        self._answer(response.status, lines, response.body, error_code)
+
+    def _answer(self, status: int, lines: bytes, body: bytes, error_code: str) -> None:
+        """Sends it, when it is counted."""
+        if not self._is_counted:
+            self._ready = status, lines, body, error_code
+            return
+        if self.is_over:
+            return
+        self.is_over = True
+        fast, noted = self._fast, self._noted
+        if self._tick is not None:
+            self._tick.discard(self)
+        if self._is_inside:
+            self.leave(answered=True)
+        fast.routes.in_flight -= 1
+        standing = b"" if self._decision is None else limit_lines(self._decision)
+        self._connection.end_fast(status, (lines, self._head.lines, standing), self.request_id, body)
+        now = time.perf_counter()
+        fast.routes.edge.observe(RequestEnded("GET", status, self._began, now, self._way.subject, error_code, noted))
+
+    def _note(self, stage: str, began: float) -> None:
+        """A stage that ends now, for a trace."""
+        if self._noted.trace is not None:
+            self._noted.note(stage, began)
+
+    def _unwatch(self) -> None:
+        if self._tick is not None:
+            self._tick.discard(self)
+            self._tick = None
+
+    # --- what lists and rows do each in their way ------------------------------------------------------------------------
+
+    def prepare(self) -> bool:
+        """Makes the plan; False for one that the common way has to run. Raises GatewayError."""
+        raise NotImplementedError
+
+    def kept_as(self) -> Key:
+        """What the cache keeps the answer as."""
+        raise NotImplementedError
+
+    def asks(self) -> tuple[ReadStatement, Values]:
+        """What the database is asked."""
+        raise NotImplementedError
+
+    def show(self, rows: Rows) -> None:
+        """Answers with what the database has."""
+        raise NotImplementedError
+
+    def show_kept(self, cached: Cached) -> None:
+        """Answers with what the cache has."""
+        raise NotImplementedError
+
+    def refused(self, violation: Violation) -> GatewayError:
+        """What it means that the database does not take a value."""
+        raise NotImplementedError
+
+
+class _RowRead(Read):
+    __slots__ = ("_key", "_values")
+    max_batch = MAX_POINT_BATCH
+
+    def __init__(self, *known: Any, key: bytes) -> None:
+        super().__init__(*known)
+        self._key = key
+
+    def prepare(self) -> bool:
+        way = self._way
+        self._noted.route = way.row_route
+        key, kind = self._key, way.key_type
+        if kind is None or b"%" in key or b"," in key:
+            self._values = key_values(way.resource, split_key(key), way.grant)
+            return True
+        try:
+            value = kind.parse(key.decode("ascii"))
+        except BadValue:
+            raise NotFound from None
+        rows = way.grant.rows
+        self._values = (value,) if rows is None else (value, *rows.values)
+        return True
+
+    def kept_as(self) -> Key:
+        way = self._way
+        return way.serving.pipeline.keys.row(way.resource, GetPlan(way.shape, self._values), way.grant)
+
+    def asks(self) -> tuple[ReadStatement, Values]:
+        statement = self._way.row_statement
+        if statement is None:
+            raise NotFound
+        return statement, self._values
+
+    def show(self, rows: Rows) -> None:
+        if not rows:
+            raise NotFound
+        text, state, *_ = rows[0]
+        self._show(Row(text, state), BYPASS)
+
+    def show_kept(self, cached: Cached) -> None:
+        self._show(*row_of(cached))
+
+    def _show(self, row: Row, freshness: Freshness) -> None:
+        self._noted.rows = 1
+        body, tag = row_body(row)
+        self.show_body(freshness, b"etag: %b\r\n" % tag, body)
+
+    def refused(self, _violation: Violation) -> GatewayError:
+        return NotFound()
+
+
+class _ListRead(Read):
+    __slots__ = ("_kept_as", "_plan", "_statement", "query")
+    max_batch = MAX_LIST_BATCH
+
+    def __init__(self, *known: Any, query: bytes) -> None:
+        super().__init__(*known)
+        self.query = query
+
+    def prepare(self) -> bool:
+        way, pages = self._way, self._fast.pages
+        self._noted.route = way.list_route
+        made = pages.get((way, self.query))
+        if made is None:
+            pipeline, resource = way.serving.pipeline, way.resource
+            plan = pipeline.plans.list(resource, self.query, way.grant)
+            key = pipeline.keys.list(resource, plan, way.grant) if way.tables else None
+            made = plan, pipeline.statements.list(plan.shape, resource), key
+            if len(self.query) <= MAX_QUERY_BYTES:
+                if len(pages) >= MAX_PAGES:
+                    del pages[next(iter(pages))]
+                pages[way, self.query] = made
+        self._plan, self._statement, self._kept_as = made
+        return self._plan.count != "estimated"
+
+    def kept_as(self) -> Key:
+        if self._kept_as is None:
+            raise ValueError("nothing is kept here")
+        return self._kept_as
+
+    def asks(self) -> tuple[ReadStatement, Values]:
+        return self._statement, self._plan.values
+
+    def show(self, rows: Rows) -> None:
+        self._show(page_made(self._plan, self._statement, rows), BYPASS)
+
+    def show_kept(self, cached: Cached) -> None:
+        self._show(*page_of(cached))
+
+    def _show(self, page: Page, freshness: Freshness) -> None:
+        self._noted.rows = page.length
+        body, links = page_body(page), page_links(page, self._path.decode("latin-1"), self.query)
+        self.show_body(freshness, b"link: %b\r\n" % links if links else b"", body)
+
+    def refused(self, violation: Violation) -> GatewayError:
+        return refused_value(violation)
