@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
@@ -96,6 +97,8 @@ def created_response(created: Created, path: str) -> Response:
 def key_text(part: Any) -> str:
     """One part of a key as it stands in a URL's path: percent-encoded, so that commas and slashes part nothing, and no part
     reads as a step to the directory above."""
+    if type(part) is int:
+        return str(part)
     text = part if isinstance(part, str) else _encode(part).decode()
     return text.replace(".", "%2E") if text in (".", "..") else quote(text, safe="")
 
@@ -151,13 +154,23 @@ def page_links(page: Page, path: str, query_string: bytes) -> bytes:
 @lru_cache(maxsize=2000)
 def _base(path: str, query_string: bytes) -> str:
     """What the links of a list have in common: all that the caller asked for, but which page."""
-    kept = "".join(f"{_safe(piece)}&" for piece in query_string.split(b"&") if piece and not _leads(piece))
-    return f"<{quote(path, safe='/%,')}?{kept}"
+    start = path if _PLAIN_PATH.fullmatch(path) is not None else quote(path, safe="/%,")
+    pieces = [piece for piece in query_string.split(b"&") if piece]
+    if _PLAIN.fullmatch(query_string) is not None:
+        pieces = [piece for piece in pieces if piece.partition(b"=")[0] not in LEADING]
+        return f"<{start}?{b'&'.join((*pieces, b'')).decode()}"
+    return f"<{start}?{''.join(f'{_safe(piece)}&' for piece in pieces if not _leads(piece))}"
+
+
+_PLAIN_PATH = re.compile("[A-Za-z0-9/%,_.~-]*")
+_PLAIN = re.compile(rb"[A-Za-z0-9=+\[\]*\-_.~:/?@!$'(),;&]*")
+"""What may stand between angle brackets as it is, and whose names are spelled as they are."""
+LEADING = (b"page", b"cursor")
 
 
 def _leads(parameter: bytes) -> bool:
     """Whether a parameter, which may be percent-encoded, says which page it is: the one thing that a link changes."""
-    return unquote_to_bytes(parameter.partition(b"=")[0]) in (b"page", b"cursor")
+    return unquote_to_bytes(parameter.partition(b"=")[0]) in LEADING
 
 
 def _safe(parameter: bytes) -> str:
