@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec.structs import astuple
 
-from gateway.catalog.model import Resource
+from gateway.catalog.model import Field, Resource
+from gateway.catalog.types import INTEGER_BITS, Family
 from gateway.events import OTHER, Purpose
 from gateway.query.ast import Filter, GetShape, ListShape, WriteShape
 from gateway.query.compile import compile_batch, compile_estimate, compile_get, compile_list, compile_outside, compile_write
@@ -21,20 +23,34 @@ MAX_STATEMENTS = 5000
 class KeyReader:
     """Reads the sort keys' text forms out of a row's JSON without decoding the rest of it."""
 
-    def __init__(self, names: Sequence[str]) -> None:
-        fields = [(f"k{position}", msgspec.Raw) for position in range(len(names))]
-        keys = msgspec.defstruct("Keys", fields, rename={f"k{position}": name for position, name in enumerate(names)})
-        self._decode = msgspec.json.Decoder(keys).decode
-        self._names = [name for name, _ in fields]
+    def __init__(self, fields: Sequence[Field]) -> None:
+        names = {f"k{position}": field.name for position, field in enumerate(fields)}
+        members = [(name, _json_type(field)) for name, field in zip(names, fields, strict=True)]
+        self._decode = msgspec.json.Decoder(msgspec.defstruct("Keys", members, rename=names)).decode
 
     def read(self, row: str) -> tuple[str | None, ...]:
         """The keys of one row, in order; None for null."""
-        keys = self._decode(row)
-        return tuple(_text(bytes(getattr(keys, name))) for name in self._names)
+        keys: tuple[Any, ...] = astuple(self._decode(row))
+        return tuple([key if key is None or type(key) is str else _text(key) for key in keys])
 
 
-def _text(raw: bytes) -> str | None:
+def _json_type(field: Field) -> Any:
+    """What a key's JSON is decoded as: of what is neither a string nor an integer the digits must stay."""
+    scalar = field.type.scalar
+    if field.type.json_form == "text" or scalar.family in STRINGS:
+        return str | None
+    return int | None if scalar.wire in INTEGER_BITS else msgspec.Raw
+
+
+STRINGS = frozenset({Family.TEXT, Family.TIME, Family.UUID, Family.ENUM, Family.NETWORK})
+"""Whose JSON is a string in any form."""
+
+
+def _text(key: int | msgspec.Raw) -> str | None:
     """The text form of a JSON scalar: a number's digits as they stand, a string's characters."""
+    if isinstance(key, int):
+        return str(key)
+    raw = bytes(key)
     if raw == b"null":
         return None
     if raw[:1] == b'"':
@@ -69,7 +85,7 @@ class Statements:
         """A list's statement, with the reader of its sort keys."""
         found: ReadStatement | None = self._known.get(shape)
         if found is None:
-            reader = None if shape.keys_beside else KeyReader([key.field for key in shape.sort])
+            reader = None if shape.keys_beside else KeyReader([resource.fields[key.field] for key in shape.sort])
             purpose = Purpose("list", table_of(resource))
             statement = ReadStatement(compile_list(shape, resource), compile_batch(shape, resource), reader, purpose)
             found = self._keep(shape, statement)
