@@ -256,6 +256,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._arrivals = getattr(self.app, "arrivals", None)
         self._fast_path = getattr(self.app, "fast_path", None)
         self._drainable = self.server_state if isinstance(self.server_state, DrainableState) else None
+        self._idle_since = self.loop.time()
         self._set_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -413,9 +414,14 @@ class HttpProtocol(HttpToolsProtocol):
         task.add_done_callback(self.tasks.discard)
 
     def shutdown(self) -> None:
-        """Closes the connection, as soon as nothing is under way on it."""
+        """The server's end. What is under way is answered; what is idle is closed, after a drain not before its time is over."""
+        linger_seconds = 0 if self._drainable is None else self._drainable.linger_seconds
         if self._is_fast:
             self._is_ending = True
+        elif linger_seconds and self._is_idle():
+            self.timeout_keep_alive = linger_seconds
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_handler()
         else:
             super().shutdown()
 

@@ -6,7 +6,9 @@
     SIGHUP            the application's `reload`, beside the requests
 
 While it drains every answer says `Connection: close`, so that a balancer's kept connections end after an answer and never under
-a request. The process then ends by itself, with 0: uvicorn would raise the signal once more.
+a request. Then nobody is let in any more (`listening`), and a connection that is idle stays until its peer lets go of it or its
+own time is over: a POST may just be coming on it, and a balancer may not send that twice. The process then ends by itself, with
+0: uvicorn would raise the signal once more.
 """
 
 from __future__ import annotations
@@ -25,18 +27,24 @@ from typing import Any, Protocol, cast
 import uvicorn
 from uvicorn.server import ServerState
 
+from gateway.http.listening import stop_listening
+
 logger = logging.getLogger("gateway")
 
 STUCK_SECONDS = 15.0
 """A loop that has not come round for so long is taken for hung. A turn takes milliseconds, a stalled disk a second or two."""
+LAST_ANSWER_SECONDS = 1
+"""Of the time to stop, what is left to a request that comes on an idle connection at the last moment."""
 
 Handler = Callable[[int, FrameType | None], Any]
 
 
 class DrainableState(ServerState):
-    """What the connections of a server share. `draining` says that each answer is its connection's last."""
+    """What the connections of a server share. `draining` says that each answer is its connection's last; `linger_seconds`, at
+    the server's end, how long a connection may have been idle and still stay open."""
 
     draining = False
+    linger_seconds = 0
 
 
 class Application(Protocol):
@@ -120,8 +128,9 @@ class Server(uvicorn.Server):
         if self._parent is not None and os.getppid() != self._parent:
             logger.error("the process that started this worker is gone; stopping")
             self.should_exit = True
-        drained = self._drained_at is not None and self._last_turn >= self._drained_at
-        self.should_exit = self.should_exit or drained
+        if self._drained_at is not None and self._last_turn >= self._drained_at and not self.should_exit:
+            self.should_exit = True
+            self.server_state.linger_seconds = self._linger_seconds()
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[Any] | None = None) -> None:
@@ -129,4 +138,10 @@ class Server(uvicorn.Server):
         if self._reloading is not None:
             self._reloading.cancel()
             await asyncio.gather(self._reloading, return_exceptions=True)
+        if not self.force_exit:
+            await stop_listening(self.servers)
         await super().shutdown(sockets)
+
+    def _linger_seconds(self) -> int:
+        whole, kept = self.config.timeout_graceful_shutdown, self.config.timeout_keep_alive
+        return kept if whole is None else min(kept, whole - LAST_ANSWER_SECONDS)

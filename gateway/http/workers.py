@@ -206,6 +206,8 @@ class Supervisor(Multiprocess):
     def _stop(self, number: signal.Signals) -> None:
         self._stops += 1
         self.stopped_by = self.stopped_by or number
+        for shared in self.sockets:  # so that nobody can connect once the workers have closed theirs
+            shared.close()
         told = signal.SIGTERM if number == signal.SIGTERM and self._stops == 1 else signal.SIGQUIT
         for place in self._places:
             place.worker.send(told if self._stops < 3 else signal.SIGKILL)

@@ -93,6 +93,12 @@ def test_it_lets_go_of_a_connection_before_the_gateway_does() -> None:
     assert int(of_callers.removesuffix("s")) > 0
 
 
+def test_it_waits_for_a_second_try_to_connect() -> None:
+    """A gateway that stops leaves the first unanswered and refuses the next, which Linux sends after a second."""
+    (connect,) = configured("proxy_connect_timeout")
+    assert int(connect.removesuffix("s")) > 1
+
+
 def test_rows_are_listed_created_read_changed_and_deleted(client: httpx.Client) -> None:
     created = client.post("/api/v1/categories", json={"slug": "lamps", "name": "Lamps"})
     assert created.status_code == 201

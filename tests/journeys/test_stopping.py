@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -73,11 +74,41 @@ def test_sigterm_drains_not_ready_at_once_serving_on_and_what_is_in_flight_is_an
         assert (answer.status_code, answer.headers["connection"]) == (200, "close")
         found.process.send_signal(signal.SIGTERM)  # which cuts the ten minutes short, and nothing else
         assert eventually(lambda: status(found.client) == 0)
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{found.client.base_url}/health/live", timeout=60)
         assert found.process.poll() is None
         assert not in_flight.done()
         gate.open()
         assert in_flight.result(60).status_code == 200
         assert found.process.wait(PATIENCE_SECONDS) == 0
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_a_connection_that_is_idle_when_the_drain_ends_takes_one_more_request(
+    database_url: str, tmp_path: Path, gate: Gate, used: bool
+) -> None:
+    """A proxy that keeps it may just be sending a POST on it, which it may not send again."""
+    gate.open()
+    with server(tmp_path, database_url, tmp_path / "log", SHUTDOWN_DRAIN_SECONDS="0.1") as found:
+        host, port = found.client.base_url.host, found.client.base_url.port
+        assert port is not None
+        with socket.create_connection((host, port), timeout=60) as idle:
+            if used:
+                assert exchange(idle, b"GET /api/v1/notes/1 HTTP/1.1\r\nHost: here\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+            found.process.send_signal(signal.SIGTERM)
+            assert eventually(lambda: "Shutting down" in found.log.read_text())
+            body = b'{"id": 1000, "body": "the last"}'
+            head = b"POST /api/v1/notes HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+            answer = exchange(idle, head % len(body) + body)
+            assert answer.startswith(b"HTTP/1.1 201 ")
+            assert b"\r\nconnection: close\r\n" in answer
+            assert found.process.wait(PATIENCE_SECONDS) == 0
+
+
+def exchange(connection: socket.socket, request: bytes) -> bytes:
+    """The first packet of the answer."""
+    connection.sendall(request)
+    return connection.recv(65536)
 
 
 @pytest.mark.parametrize(("count", "number", "code"), [("1", signal.SIGQUIT, 0), ("2", signal.SIGINT, 130)])
