@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from decimal import Decimal
 from typing import Any
@@ -97,3 +98,34 @@ def test_a_long_key_is_not_told_whole() -> None:
 def test_any_bytes_are_a_value_or_a_refusal(text: bytes) -> None:
     with suppress(BadJson):
         decode_json(text)
+
+
+ATOMS = st.sampled_from((
+    "{", "}", "[", "]", ":", ",", '"', '"a":', '"a:"', '"b":1', '{"a":1}', '{"":{"a":[2,{"a":3}]}}', "\\", '"\\u0041"', '"\\ud800":',
+    "-0", "1", "01", "1.", "0.10", "-1.5e-7", "1E+400", "1e99999999999", "9" * 30, "NaN", "-Infinity", "null", "true", "tru",
+    '"é"', '"\x01"', '"\x7f"', '"\\/"', '"\\x"', " ", "\t", "\n", "\x0b", "\0", "\ufeff",
+))  # fmt: skip
+TREES: st.SearchStrategy[Any] = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text('a:é"\\', max_size=3)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text("ab:", max_size=2), inner, max_size=3)),
+)
+
+
+def outcome(text: bytes | str) -> str:
+    try:
+        return repr(decode_json(text))
+    except BadJson as fault:
+        return f"refused: {fault}"
+
+
+@settings(deadline=None, derandomize=True, max_examples=3000)
+@given(st.one_of(st.lists(ATOMS, max_size=7).map("".join), TREES.map(lambda tree: json.dumps(tree, ensure_ascii=False))))
+def test_bytes_are_what_their_text_is(text: str) -> None:
+    """Text is read by the thorough decoder alone."""
+    assert outcome(text.encode()) == outcome(text)
+
+
+@pytest.mark.parametrize("depth", [10, 300, 499])
+def test_what_is_nested_is_the_same_in_bytes(depth: int) -> None:
+    for text in ("[" * depth + "]" * depth, '{"a":' * (depth // 4) + "1" + "}" * (depth // 4)):
+        assert outcome(text.encode()) == outcome(text)
