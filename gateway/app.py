@@ -37,7 +37,7 @@ from gateway.database.replicas import ReplicaOptions, Replicas
 from gateway.database.sqlstate import Violation
 from gateway.definitions.load import load_directory
 from gateway.definitions.model import Fault, Loaded
-from gateway.errors import ConfigurationError, GatewayError, NotWritten, Unavailable, Unreachable
+from gateway.errors import ConfigurationError, GatewayError, NoRoom, NotWritten, Unavailable, Unreachable
 from gateway.events import Observer, together
 from gateway.guards.gate import Gate
 from gateway.guards.grants import Policy, Unrestricted
@@ -227,6 +227,7 @@ class Gateway:
         self.limiter = RateLimiter(settings.rate_limit, settings.redis_url, observe=self.observe, breaker=self._redis_breaker)
         self.jwks, self._verifier = _tokens(settings)
         self._coming_up: asyncio.Task[None] | None = None
+        self._lacks_room = ""
         self._loaded: Loaded | None = None
         self._content = b""
         self.reloader = Reloader(lambda: self.catalog, lambda: self._content, self._draft, self._swap, self.observe)
@@ -271,7 +272,7 @@ class Gateway:
             await self.rebuild()
         except Unreachable as fault:
             logger.warning("not ready, for the database does not answer; it is looked for until it does: %s", fault)
-            self._coming_up = asyncio.get_running_loop().create_task(self._come_up(str(fault)))
+            self._coming_up = asyncio.get_running_loop().create_task(self._come_up(fault))
         await self._migrations.start()
 
     async def rebuild(self) -> None:
@@ -327,13 +328,16 @@ class Gateway:
             self.cache.dependencies = draft.dependencies
         self._serving = self._serve_from(draft.catalog)
 
-    async def _come_up(self, told: str) -> None:
+    async def _come_up(self, waits_for: ConfigurationError) -> None:
         """Builds the first catalog as soon as the database lets us. What is told once is not told again."""
+        told = str(waits_for)
         while not self.catalog.is_built:
+            self._lacks_room = str(waits_for) if isinstance(waits_for, NoRoom) else ""
             await asyncio.sleep(COMING_UP_SECONDS)
             try:
                 await self.rebuild()
             except ConfigurationError as fault:
+                waits_for = fault
                 if str(fault) != told:
                     told = str(fault)
                     logger.warning("not ready: %s", told)
@@ -562,6 +566,8 @@ class Gateway:
                 well = await self._database.is_well()
         except TimeoutError:
             return False, f"no answer within {HEALTH_TIMEOUT_SECONDS:g} s"
+        if not self.catalog.is_built and self._lacks_room:
+            return False, self._lacks_room
         if not well:
             circuit = "" if self._database.breaker.is_closed else " The circuit is open until a probe reaches it."
             return False, f"The database cannot be reached.{circuit}"

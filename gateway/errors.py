@@ -22,6 +22,7 @@
 
     ConfigurationError         a mistake of the operator or the schema author; stops a command, never reaches HTTP
     └── Unreachable            the database does not answer; `serve` starts without it and waits
+        └── NoRoom             … for it has as many connections as it, or its role, may have
 
 It knows no HTTP library and no driver. A message is for the caller: it names no table, constraint, SQL or exception.
 """
@@ -182,6 +183,10 @@ class ConfigurationError(Exception):
 
 class Unreachable(ConfigurationError):
     """The database does not answer now. It may be a mistake in its address, but time alone may mend it."""
+
+
+class NoRoom(Unreachable):
+    """The database answers, and lets nobody else in. The message says what a gateway needs."""
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:

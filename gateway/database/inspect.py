@@ -14,7 +14,7 @@ from sqlalchemy.util import greenlet_spawn
 
 from gateway.catalog.reflect import Reflection, TableName, reflect
 from gateway.connect import Connection, connect
-from gateway.errors import ConfigurationError, Unreachable
+from gateway.errors import ConfigurationError, NoRoom, Unreachable
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 READ_TIMEOUT_SECONDS = 30.0
@@ -55,16 +55,20 @@ FAULTS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, 
 REFUSED_BY_POOLER = "unsupported startup parameter"
 """What PgBouncer says of a session's settings that it does not know."""
 
+NEEDED = "each process of a gateway needs DATABASE_POOL_MAX connections and two more: to read the tables, and for the cache"
+
 UNREACHABLE = ("08", "53", "57P", "58")
 """SQLSTATE classes of a server that is away, full, or starting or stopping. A wrong password or name is none of them."""
 
 
 def unreadable(fault: BaseException) -> ConfigurationError:
-    """One of FAULTS as ours: Unreachable where it may pass by itself."""
+    """One of FAULTS as ours: Unreachable where it may pass by itself, NoRoom where it wants a connection."""
     cause = _cause(fault)
     reason = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
     if REFUSED_BY_POOLER in reason:
         return ConfigurationError(f"DATABASE_URL: {reason}; behind PgBouncer, set DATABASE_POOLER=transaction")
+    if isinstance(cause, asyncpg.TooManyConnectionsError):
+        return NoRoom(f"DATABASE_URL: the database has no room for this connection: {reason}; {NEEDED}")
     kind = Unreachable if _may_pass(cause) else ConfigurationError
     return kind(f"DATABASE_URL: the database cannot be read: {reason}")
 

@@ -96,6 +96,9 @@ class Pool:
     """Connections to one database. Used from one event loop; `open` before and `close` after. `departures` counts how often
     everything was dropped.
 
+    Before it is open connections are lent, but none is kept: where a server has room for one alone, somebody else may need it
+    for the pool to be opened at all.
+
     A connection is idle, in use, or being opened, and counts towards the maximum in each. Who finds none idle waits in line;
     whatever comes free or is opened goes to the first in line, and an opening that fails is told to the first in line.
     """
@@ -279,7 +282,9 @@ class Pool:
             member.connection.terminate()
             return
         waiter = self._next_waiter()
-        if waiter is None:
+        if waiter is None and not self._is_open:
+            self._part_with(member)
+        elif waiter is None:
             member.idle_since = time.monotonic()
             self._idle.append(member)
         else:

@@ -173,6 +173,7 @@ def test_a_server_that_takes_no_writes_is_left(url: str) -> None:
         events: list[Event] = []
         async with opened(url) as pool:
             pool = Pool(pool.options, events.append)
+            await pool.open()
             database = Database(pool, observe=events.append)
             await database.fetch("CREATE TABLE written (n int)", ())
             await database.fetch("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", ())

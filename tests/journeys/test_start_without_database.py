@@ -72,8 +72,9 @@ def test_a_gateway_whose_database_comes_later_comes_up_by_itself(workers: str, s
     assert "Traceback" not in told
 
 
-def test_a_database_that_is_full_at_the_start_is_waited_for(database_url: str, tmp_path: Path) -> None:
-    """It is there, and has no room for a connection of ours."""
+@pytest.mark.parametrize("room", ["-1", "1"])
+def test_a_database_that_is_full_at_the_start_is_waited_for(database_url: str, tmp_path: Path, room: str) -> None:
+    """It is there, and has no room for a connection of ours. One alone will do to begin with, although several parts want it."""
     migrate.upgrade(database_url)
     role = f"few_{uuid.uuid4().hex}"
     execute(
@@ -84,9 +85,11 @@ def test_a_database_that_is_full_at_the_start_is_waited_for(database_url: str, t
     try:
         with running(settings_for(url, resources, WORKERS="1", DATABASE_POOL_MIN="2")) as client:
             ready = client.get("/health/ready")
-            assert (ready.status_code, ready.json()["checks"]["database"]["status"]) == (503, "unavailable")
+            told = ready.json()["checks"]["database"]
+            assert (ready.status_code, told["status"]) == (503, "unavailable")
+            assert f'too many connections for role "{role}"; each process of a gateway needs DATABASE_POOL_MAX' in told["reason"]
             assert client.get("/api/v1/categories").status_code == 503
-            execute(database_url, f"ALTER ROLE {role} CONNECTION LIMIT -1")
+            execute(database_url, f"ALTER ROLE {role} CONNECTION LIMIT {room}")
             until_ready(client)
             assert client.get("/api/v1/categories").status_code == 200
     finally:
