@@ -277,8 +277,9 @@ class DataRoutes:
             read_tokens(headers.consistency)
         try:
             response = await self._write(serving, resource, key, scope, headers, visitor.caller, receive)
-        except GatewayError as error:
-            if error.status in DOUBTFUL and serving.pipeline.replicas is not None:
+        except BaseException as error:  # the server's end and a fault of ours leave a doubt too
+            is_clear = isinstance(error, GatewayError) and error.status not in DOUBTFUL
+            if not is_clear and serving.pipeline.replicas is not None:
                 visitor.more = ((CONSISTENCY, UNKNOWN.token),)
             raise
         return _marked(response, await serving.pipeline.position())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx
 import psutil
 import pytest
@@ -18,7 +20,9 @@ from hypothesis import strategies as st
 
 from gateway.database.replicas import MAX_TOKENS, UNKNOWN, Position, Primary, Replica, read_tokens
 from gateway.errors import ValidationFailed
+from gateway.http.routes import STOPPED_WRITING
 from tests.failover.read_own_writes import RESOURCES, SCHEMA, Result, others_writes, own_writes, prepare
+from tests.journeys.processes import Server, server
 from tests.replication import Node, cluster
 from tests.serving import running, settings_for, write_resources
 
@@ -78,6 +82,36 @@ def number(client: httpx.Client, key: int = 1, **headers: str) -> int:
     assert answer.status_code == 200, answer.text
     found: int = answer.json()["data"]["number"]
     return found
+
+
+def test_a_write_that_the_end_of_the_service_cuts_off_is_answered_with_a_token(nodes: tuple[Node, ...], tmp_path: Path) -> None:
+    """Its caller is told that the outcome is not known, looks for it, and a replica may not have it yet."""
+    prepare(nodes[0])
+    write_resources(tmp_path / "resources", RESOURCES)
+    settings = {
+        "DATABASE_REPLICA_URLS": nodes[1].url,
+        "SHUTDOWN_TIMEOUT_SECONDS": "1",
+        "DATABASE_STATEMENT_TIMEOUT_SECONDS": "600",
+    }
+
+    async def cut(served: Server) -> httpx.Response:
+        connection = await asyncpg.connect(nodes[0].url)
+        try:
+            await connection.execute("BEGIN; LOCK TABLE notes")
+            answer = asyncio.create_task(asyncio.to_thread(served.client.patch, f"{NOTES}/1", json={"number": 9}))
+            while not await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+                assert not answer.done()
+                await asyncio.sleep(0.02)
+            served.process.send_signal(signal.SIGTERM)
+            return await answer
+        finally:
+            await connection.close()
+
+    with server(tmp_path, nodes[0].url, tmp_path / "log", **settings) as served:
+        until(lambda: served.client.get("/health/ready").status_code == 200)
+        answer = asyncio.run(cut(served))
+    assert (answer.status_code, answer.json()["error"]["message"]) == (503, STOPPED_WRITING)
+    assert answer.headers["x-consistency-token"] == UNKNOWN.token.decode()
 
 
 # --- many reads, with a replica that lags at random ---------------------------------------------------------------------
