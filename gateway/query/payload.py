@@ -15,8 +15,9 @@ from gateway.catalog.model import Bounds, Field, Resource
 from gateway.catalog.types import BadValue, ColumnType, Family, Wire, as_text
 from gateway.errors import Forbidden, Problem, ValidationFailed, did_you_mean
 from gateway.query.ast import EVERYTHING, Assignment, Bound, Filter, Grant, Merge, States, Values, WritePlan, WriteShape
-from gateway.query.plan import parse_key, readable_fields
+from gateway.query.plan import ESCAPED_IN_JSON, parse_key, readable_fields
 from gateway.query.strict_json import BadJson, decode_json
+from gateway.query.typed_json import BodyReader, Read, whole_pattern
 
 MAX_MERGE_OBJECTS = 100
 MAX_SHAPES = 500
@@ -49,6 +50,16 @@ class Form:
         self._rule, _ = _bound(grant.rows)
         self._seen, _ = _bound(_seen(grant))
         self._shapes: dict[Any, WriteShape] = {}
+        self._reader: BodyReader | None = None
+        self._can_be_read = all(ESCAPED_IN_JSON.search(name) is None for name in self.writable)
+
+    def read(self, body: bytes) -> Read | None:
+        """The fields that a body sends, and their values; None where it has to be looked at more closely."""
+        if not self._can_be_read:
+            return None
+        if self._reader is None:
+            self._reader = BodyReader(self.takers.values())
+        return self._reader.read(body)
 
     def shape(
         self, operation: Literal["create", "patch"], sent: tuple[str, ...], merged: Mapping[str, Merge], conditional: bool
@@ -95,16 +106,21 @@ def plan_create(resource: Resource, body: bytes, grant: Grant = EVERYTHING, form
 
     `form` is the grant's, where it is at hand.
     """
+    read = None if form is None else form.read(body)
     form = form or Form(resource, grant)
-    members = _members(body)
-    problems: list[Problem] = []
-    sent, merged, values = _taken(form, members, grant, problems)
-    problems += [Problem(name, "is required") for name in form.required if name not in members]
-    if problems:
-        raise ValidationFailed("The body is not valid.", problems)
+    if read is not None and all(name in read[0] for name in form.required):
+        shape, values = form.shape("create", read[0], {}, False), read[1]
+    else:
+        members = _members(body)
+        problems: list[Problem] = []
+        sent, merged, values = _taken(form, members, problems)
+        problems += [Problem(name, "is required") for name in form.required if name not in members]
+        if problems:
+            raise ValidationFailed("The body is not valid.", problems)
+        shape = form.shape("create", sent, merged, False)
     _, rule_values = _bound(grant.rows)
     _, seen_values = _bound(_seen(grant))
-    return WritePlan(form.shape("create", sent, merged, False), (*values, *rule_values, *seen_values))
+    return WritePlan(shape, (*values, *_set(grant), *rule_values, *seen_values))
 
 
 def plan_patch(
@@ -121,20 +137,24 @@ def plan_patch(
     Raises NotFound for a key that cannot be, ValidationFailed with every problem, Forbidden for fields the grant keeps.
     `form` is the grant's, where it is at hand.
     """
+    read = None if form is None or merge else form.read(body)
     form = form or Form(resource, grant)
     key_values = parse_key(resource, key)
-    members = _members(body)
-    problems: list[Problem] = []
-    if not members:
-        raise ValidationFailed("The body is not valid.", [Problem("", "is empty; a patch changes at least one field")])
-    sent, merged, values = _taken(form, members, grant, problems, merge)
-    if problems:
-        raise ValidationFailed("The body is not valid.", problems)
+    conditional, given = _given(states)
+    if read is not None and read[0]:
+        shape, values = form.shape("patch", read[0], {}, conditional), read[1]
+    else:
+        members = _members(body)
+        problems: list[Problem] = []
+        if not members:
+            raise ValidationFailed("The body is not valid.", [Problem("", "is empty; a patch changes at least one field")])
+        sent, merged, values = _taken(form, members, problems, merge)
+        if problems:
+            raise ValidationFailed("The body is not valid.", problems)
+        shape = form.shape("patch", sent, merged, conditional)
     _, rule_values = _bound(grant.rows)
     _, seen_values = _bound(_seen(grant))
-    conditional, given = _given(states)
-    shape = form.shape("patch", sent, merged, conditional)
-    return WritePlan(shape, (*values, *key_values, *rule_values, *given, *rule_values, *seen_values))
+    return WritePlan(shape, (*values, *_set(grant), *key_values, *rule_values, *given, *rule_values, *seen_values))
 
 
 def plan_delete(resource: Resource, key: tuple[str, ...], grant: Grant = EVERYTHING, states: States | None = None) -> WritePlan:
@@ -169,10 +189,15 @@ def _members(body: bytes) -> dict[str, Any]:
     return members
 
 
+def _set(grant: Grant) -> list[Any]:
+    """The values that the gateway writes itself."""
+    return [as_text(wire) if isinstance(wire, list) else wire for _, wire in grant.set]
+
+
 def _taken(
-    form: Form, members: Mapping[str, Any], grant: Grant, problems: list[Problem], merge: bool = False
+    form: Form, members: Mapping[str, Any], problems: list[Problem], merge: bool = False
 ) -> tuple[tuple[str, ...], Mapping[str, Merge], list[Any]]:
-    """The fields that were sent, in the resource's order, how some of them are merged, and the values of all that is set."""
+    """The fields that were sent, in the resource's order, how some of them are merged, and their values."""
     if not members.keys() <= form.writable.keys():
         _refuse_names(form, members, problems)
     sent: list[str] = []
@@ -200,7 +225,6 @@ def _taken(
             problems.append(Problem(name, str(fault)))
         else:
             sent.append(name)
-    values += [as_text(wire) if isinstance(wire, list) else wire for _, wire in grant.set]
     return tuple(sent), merged, values
 
 
@@ -294,8 +318,7 @@ def _length_check(bounds: Bounds) -> Check:
 
 
 def _pattern_check(pattern: str) -> Check:
-    """`$` ends the text, as in JSON Schema and PostgreSQL; Python's own would let a line break follow."""
-    search = re.compile(pattern.removesuffix("$") + r"\Z" if re.search(r"(?<!\\)(\\\\)*\$$", pattern) else pattern).search
+    search = re.compile(whole_pattern(pattern)).search
 
     def check(wire: Wire) -> None:
         if search(str(wire)) is None:

@@ -51,7 +51,8 @@ JSON_KEYS_EXACT = frozenset({Family.NUMBER, Family.TEXT, Family.TIME, Family.UUI
 """Families whose JSON form is also a text form that PostgreSQL reads back as the same value."""
 
 
-_ESCAPED_IN_JSON = re.compile(r'["\\\x00-\x1f]')
+ESCAPED_IN_JSON = re.compile(r'["\\\x00-\x1f]')
+"""A name with one of these is no name for a decoder that is made for its fields."""
 
 
 def readable_fields(resource: Resource, grant: Grant = EVERYTHING) -> Mapping[str, Field]:
@@ -165,7 +166,7 @@ def _keys_within(resource: Resource, fields: tuple[str, ...], sort: tuple[SortKe
     return all(
         key.field in fields
         and resource.fields[key.field].type.family in JSON_KEYS_EXACT
-        and _ESCAPED_IN_JSON.search(key.field) is None
+        and ESCAPED_IN_JSON.search(key.field) is None
         for key in sort
     )
 

@@ -26,13 +26,13 @@ class BadJson(ValueError):
 
 def decode_json(text: bytes | str) -> Any:
     """The value of `text`. Raises BadJson."""
-    if type(text) is not bytes or len(text) > MAX_NUMBER_CHARACTERS or b"\\u" in text:
+    if not isinstance(text, bytes) or not is_plain(text):
         return _decode_thoroughly(text)
     try:
         value = _decode_fast(text)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return _decode_thoroughly(text)
-    return value if text.count(b":") == _keys_within(value) else _decode_thoroughly(text)
+    return value if text.count(b":") == keys_within(value) else _decode_thoroughly(text)
 
 
 def _decode_thoroughly(text: bytes | str) -> Any:
@@ -46,8 +46,13 @@ def _decode_thoroughly(text: bytes | str) -> Any:
         raise BadJson("is nested too deeply") from None
 
 
-def _keys_within(value: Any) -> int:
-    """The keys of all objects in a value."""
+def is_plain(text: bytes) -> bool:
+    """Whether a fast decoder may be asked, which knows no end of a number's digits, and of escapes what it likes."""
+    return len(text) <= MAX_NUMBER_CHARACTERS and b"\\u" not in text
+
+
+def keys_within(value: Any) -> int:
+    """The keys of all objects in a value. A text without more colons has no key twice."""
     count = 0
     if type(value) is dict:
         count = len(value)
@@ -57,7 +62,7 @@ def _keys_within(value: Any) -> int:
     for element in value:
         kind = type(element)
         if kind is dict or kind is list:
-            count += _keys_within(element)
+            count += keys_within(element)
     return count
 
 
@@ -83,7 +88,8 @@ def _refuse_surrogates(key: str) -> None:
         raise BadJson("has a key with a lone surrogate, which is no character") from None
 
 
-def _decimal(digits: str) -> Decimal:
+def exact_number(digits: str) -> Decimal:
+    """A number that is no integer, with all its digits. Raises BadJson."""
     if len(digits) > MAX_NUMBER_CHARACTERS:
         raise BadJson(f"has a number of more than {MAX_NUMBER_CHARACTERS} characters")
     try:
@@ -102,7 +108,7 @@ def _constant(name: str) -> NoReturn:
     raise BadJson(f"has {name}, which is not JSON")
 
 
-_decode_fast = msgspec.json.Decoder(float_hook=_decimal).decode
+_decode_fast = msgspec.json.Decoder(float_hook=exact_number).decode
 _decode = json.JSONDecoder(
-    object_pairs_hook=_object, parse_float=_decimal, parse_int=_integer, parse_constant=_constant
+    object_pairs_hook=_object, parse_float=exact_number, parse_int=_integer, parse_constant=_constant
 ).decode  # `json.loads` would make a decoder for each body
