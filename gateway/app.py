@@ -37,7 +37,7 @@ from gateway.database.replicas import ReplicaOptions, Replicas
 from gateway.database.sqlstate import Violation
 from gateway.definitions.load import load_directory
 from gateway.definitions.model import Fault, Loaded
-from gateway.errors import ConfigurationError, GatewayError, NoRoom, NotWritten, Unavailable, Unreachable
+from gateway.errors import ConfigurationError, GatewayError, NoRoom, NotWritten, Refused, Unreachable
 from gateway.events import Observer, together
 from gateway.guards.gate import Gate
 from gateway.guards.grants import Policy, Unrestricted
@@ -412,7 +412,7 @@ class Gateway:
         def document_of(version: str, caller: Caller | None) -> Response | None:
             """What this caller may use; None for a version that does not exist. That of callers without a token is kept."""
             if not catalog.is_built:
-                raise Unavailable("The database has not been reached yet.")
+                raise Refused("The database has not been reached yet.")
             if version not in catalog.versions:
                 return None
             if caller is None and version in documents:

@@ -18,6 +18,7 @@
     └── Unavailable            503 UNAVAILABLE
         ├── NotWritten         … and nothing was written
         │   └── NotSent        … for it never reached the database
+        │       └── Refused    … for it was not even tried
         └── OutcomeUnknown     … and nobody knows whether the write took place
 
     ConfigurationError         a mistake of the operator or the schema author; stops a command, never reaches HTTP
@@ -143,6 +144,11 @@ class NotWritten(Unavailable):
 
 class NotSent(NotWritten):
     """A 503 of which nothing reached the database: no connection was free, or none could be made, or none was tried for."""
+
+
+class Refused(NotSent):
+    """A 503 for which nothing was tried: there is too much to do, or what it takes is known to be away. Why is told elsewhere,
+    once, and not with each request."""
 
 
 class TablesChanged(NotWritten):

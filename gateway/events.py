@@ -137,10 +137,11 @@ class Timeline:
     """The stages and statements of one request. A stage may come several times; stages may lie within each other.
 
     `route` is a template, never a path, and `client` is who asks, for fairness among clients: it is never told. `cache` is hit,
-    miss, bypass or empty, `rows` how many the answer shows, None where it is not about rows.
+    miss, bypass or empty, `rows` how many the answer shows, None where it is not about rows. `refused` says that
+    nothing was tried, for why it would have failed was known.
     """
 
-    __slots__ = ("cache", "client", "request_id", "route", "rows", "stages", "statements", "trace")
+    __slots__ = ("cache", "client", "refused", "request_id", "route", "rows", "stages", "statements", "trace")
 
     def __init__(self, request_id: str = "", route: str = "", trace: Trace | None = None) -> None:
         self.request_id = request_id
@@ -150,6 +151,7 @@ class Timeline:
         self.statements: list[StatementRan] = []
         self.cache = ""
         self.client = ""
+        self.refused = False
         self.rows: int | None = None
 
     def note(self, stage: str, began: float) -> float:

@@ -30,7 +30,7 @@ from gateway.errors import (
     NotFound,
     PreconditionFailed,
     Problem,
-    Unavailable,
+    Refused,
     ValidationFailed,
 )
 from gateway.events import Observer, Purpose, nobody, timeline
@@ -138,15 +138,15 @@ class Pipeline:
         self.reads: Reads | Fleet = Reads(database, observe) if replicas is None else Fleet(database, replicas, observe)
 
     def resource(self, version: str, name: str) -> Resource:
-        """The resource of that name. Raises NotFound, or Unavailable for one whose file has faults."""
+        """The resource of that name. Raises NotFound, or Refused for one whose file has faults."""
         place = (version, name)
         resource = self.catalog.resources.get(place)
         if resource is not None:
             return resource
         if place in self.catalog.broken:
-            raise Unavailable(f'The resource "{name}" is not served: its definition has faults.', retry_after_seconds=60)
+            raise Refused(f'The resource "{name}" is not served: its definition has faults.', retry_after_seconds=60)
         if not self.catalog.is_built:
-            raise Unavailable("The database has not been reached yet.")
+            raise Refused("The database has not been reached yet.")
         raise NotFound("There is no such resource.")
 
     async def list_rows(self, resource: Resource, request: ListRequest, grant: Grant = EVERYTHING) -> Page:

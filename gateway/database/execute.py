@@ -18,7 +18,7 @@ from gateway.connect import Connection
 from gateway.database.pool import Pool
 from gateway.database.retry import DEMOTED, LOST, MAX_RETRIES, Budget, Kind, NoConnection, kind_of, pause_seconds
 from gateway.database.sqlstate import fault_class, told_of, translate, translate_connecting
-from gateway.errors import GatewayError, InternalError, NotSent, Unavailable
+from gateway.errors import GatewayError, InternalError, NotSent, Refused, Unavailable
 from gateway.events import CANCELLED, OTHER, Observer, Purpose, Retried, StatementRan, nobody, timeline
 
 logger = logging.getLogger("gateway.database")
@@ -73,7 +73,7 @@ class Database:
         retries = 0
         while True:
             if not self.breaker.is_closed:
-                raise NotSent("The database cannot be reached.")
+                raise Refused("The database cannot be reached.")
             attempt = _Attempt(self._commented(sql, batch), values, writing)
             asked, told, rows = time.perf_counter(), CANCELLED, _NO_ROWS
             try:

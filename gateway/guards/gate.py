@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 
-from gateway.errors import NotSent
+from gateway.errors import NotSent, Refused
 from gateway.events import Observer, Shed, nobody
 
 FIRST_RATE = 1000.0
@@ -222,8 +222,8 @@ class Slot:
         self._gate.leave(self._client, kind is None or not issubclass(kind, NotSent))
 
 
-def _no_room() -> NotSent:
-    return NotSent("The service has more to do than it can; try again.")
+def _no_room() -> Refused:
+    return Refused("The service has more to do than it can; try again.")
 
 
 def _refuse(waiter: Waiter) -> None:

@@ -25,7 +25,7 @@ from joserfc.errors import ExpiredTokenError, InvalidClaimError, MissingClaimErr
 from joserfc.jwt import JWTClaimsRegistry
 from joserfc.util import urlsafe_b64decode
 
-from gateway.errors import Unauthorized, Unavailable
+from gateway.errors import Refused, Unauthorized
 from gateway.guards.jwks import Jwks
 from gateway.guards.keys import NO_KEYS, KeySet, VerificationKey
 from gateway.query.strict_json import BadJson, decode_json
@@ -143,7 +143,7 @@ class TokenVerifier:
     async def verify(self, token: bytes | str) -> Caller:
         """The caller of `token`. It waits only where the token's key is unknown: for the issuer, a bounded time.
 
-        Raises Unauthorized for a token that does not hold, and Unavailable where there are no keys at all to judge it by: a 401
+        Raises Unauthorized for a token that does not hold, and Refused where there are no keys at all to judge it by: a 401
         would make a client throw away a token that may be good.
         """
         text = token if isinstance(token, bytes) else token.encode("utf-8", "replace")
@@ -158,7 +158,7 @@ class TokenVerifier:
             self._adopt_keys()
             candidates = _candidates(self._keys, token)
         if not self._keys:
-            raise Unavailable("Tokens cannot be verified now; try again.", self._jwks.retry_after_seconds)
+            raise Refused("Tokens cannot be verified now; try again.", self._jwks.retry_after_seconds)
         key = _signer(token, candidates)
         caller = self._caller(token)
         self._keep(text, caller, key)

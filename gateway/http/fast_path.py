@@ -33,7 +33,7 @@ from gateway.catalog.types import BadValue, ColumnType
 from gateway.database.execute import Rows
 from gateway.database.sqlstate import Violation
 from gateway.deadlines import Endable
-from gateway.errors import GatewayError, InternalError, NotFound, NotSent, TablesChanged, Unauthorized, Unavailable
+from gateway.errors import GatewayError, InternalError, NotFound, NotSent, Refused, TablesChanged, Unauthorized, Unavailable
 from gateway.events import RequestEnded, Timeline, keep_timeline
 from gateway.guards.ratelimit import Charges, Decision, limit_lines, refusal
 from gateway.guards.tokens import Caller, bearer_token, refuse_query_token
@@ -535,6 +535,7 @@ class Read:
         if not isinstance(fault, GatewayError):
             logger.error("request %s failed", self._noted.request_id, exc_info=fault)
             fault = InternalError()
+        self._noted.refused = isinstance(fault, Refused)
         self.answer(problem_response(fault), fault.code)
 
     def resume(self, looked: Looked | None = None) -> None:

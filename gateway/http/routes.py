@@ -29,6 +29,7 @@ from gateway.errors import (
     OutcomeUnknown,
     PreconditionRequired,
     Problem,
+    Refused,
     TablesChanged,
     Unavailable,
     ValidationFailed,
@@ -180,6 +181,7 @@ class DataRoutes:
         try:
             return await answer, ""
         except GatewayError as error:
+            timeline().refused = isinstance(error, Refused)
             return problem_response(error), error.code
         except ClientLeft:
             raise

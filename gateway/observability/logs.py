@@ -204,7 +204,9 @@ QUIET_ROUTES = frozenset({"/health/live", "/health/ready", "/metrics"})
 
 def _level_of(ended: RequestEnded) -> int:
     if ended.status >= 500:
-        return logging.ERROR
+        # Why it was refused, or is not ready, has its own line. As an error in each request, it would hide those that say more.
+        is_known = ended.timeline.refused or (ended.status == 503 and ended.timeline.route in QUIET_ROUTES)
+        return logging.WARNING if is_known else logging.ERROR
     return logging.DEBUG if ended.timeline.route in QUIET_ROUTES and ended.status < 400 else logging.INFO
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import asyncpg
@@ -22,6 +24,12 @@ SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE backend_type
 """
 MOST_SECONDS = 6.5
 """An answer's, whatever the database does: the statement timeout, a second of grace, and what two busy cores add."""
+
+
+def levels_of_503(served: Gateway) -> Counter[str]:
+    """How many lines of its log tell of a request for data that was answered 503, by their level."""
+    lines = map(json.loads, served.log.read_text().splitlines())
+    return Counter(line["level"] for line in lines if line.get("status") == 503 and line["route"].startswith("/api/"))
 
 
 def test_a_database_that_is_restarted_under_load_costs_503s_and_no_other_failure(machines: Machines, served: Gateway) -> None:
@@ -81,6 +89,8 @@ def test_a_way_to_the_database_that_is_blocked_costs_503s_and_no_hang(mode: str,
     assert load.answers.statuses()[503] > 0
     assert load.answers.slowest() < MOST_SECONDS
     assert load.answers.statuses(since=back + 5).keys() <= {200}
+    levels = levels_of_503(served)
+    assert levels["warning"] > levels["error"], "what the breaker refused, and what met the fault itself"
 
 
 def test_a_database_that_stands_still_costs_503s_and_no_slot(machines: Machines, served: Gateway) -> None:

@@ -58,6 +58,16 @@ def logged() -> Iterator[io.BytesIO]:
         root.setLevel(level)
 
 
+def test_what_was_refused_for_a_known_reason_is_a_warning_and_what_failed_an_error() -> None:
+    failed, refused = ended(status=503, error_code="UNAVAILABLE"), ended(status=503, error_code="UNAVAILABLE")
+    refused.timeline.refused = True
+    unready, broken = (ended(status=status, route="/health/ready") for status in (503, 500))
+    lines = told("warning", failed, refused, unready, broken, ended(status=500, error_code="INTERNAL_ERROR"))
+    assert [line["level"] for line in lines] == ["error", "warning", "warning", "error", "error"]
+    assert [line["errorCode"] for line in lines[:2]] == ["UNAVAILABLE"] * 2
+    assert len(told("error", failed, refused)) == 1
+
+
 def test_a_line_tells_the_route_the_outcome_and_the_caller() -> None:
     noted = Timeline("id-1", "/api/v1/orders/{key}")
     noted.cache, noted.rows = "miss", 1
