@@ -68,18 +68,21 @@ def throwaway_database(server_url: str, template: str = "template1") -> Iterator
     """A new database on a server, a copy of `template`, dropped at the end whoever is still connected; gives its URL."""
     name = f"test_{uuid.uuid4().hex}"
     # By the log, as is the default, costs the server eight times the work: 100 ms. It is quick only where files are synced.
-    _execute(server_url, f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY file_copy')
+    execute(server_url, f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY file_copy')
     try:
         yield server_url.replace("@/postgres?", f"@/{name}?")
     finally:
-        _execute(server_url, f'DROP DATABASE "{name}" WITH (FORCE)')
+        execute(server_url, f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
-def _execute(url: str, statement: str) -> None:
+def execute(url: str, *statements: str) -> None:
+    """Runs statements on a connection of their own, each in its own transaction."""
+
     async def run() -> None:
         connection = await asyncpg.connect(url)
         try:
-            await connection.execute(statement)
+            for statement in statements:
+                await connection.execute(statement)
         finally:
             await connection.close()
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from string import Template
 
-import asyncpg
 import httpx
 import msgspec
 import pytest
@@ -19,6 +17,7 @@ from gateway.dev import child_variables, issuing
 from gateway.dev_issuer import DevIssuer
 from gateway.dev_welcome import welcome
 from gateway.settings import Settings, load_settings
+from tests.conftest import execute
 from tests.serving import running, settings_for, write_resources
 
 SCHEMA = """
@@ -50,14 +49,7 @@ access:
 def site(database_url: str, directory: Path, statements: str) -> Iterator[tuple[Settings, DevIssuer, httpx.Client]]:
     """A gateway over `statements` that believes the issuer in `directory`, as `gateway dev` sets it up."""
 
-    async def prepare() -> None:
-        connection = await asyncpg.connect(database_url)
-        try:
-            await connection.execute(statements)
-        finally:
-            await connection.close()
-
-    asyncio.run(prepare())
+    execute(database_url, statements)
     resources = write_resources(directory / "resources", {"letters": LETTERS, "members": MEMBERS})
     with issuing(settings_for(database_url, resources, AUTH="on"), directory) as (settings, issuer), running(settings) as client:
         assert issuer is not None

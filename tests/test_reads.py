@@ -9,7 +9,6 @@ from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 
 from gateway.app import assemble
@@ -20,7 +19,7 @@ from gateway.errors import GatewayError, NotFound
 from gateway.pipeline import Page, Pipeline, Row
 from gateway.query.ast import Bound, Comparison, Grant
 from gateway.query.syntax.brackets import parse_list
-from tests.conftest import throwaway_database
+from tests.conftest import execute, throwaway_database
 from tests.serving import settings_for, write_resources
 
 ROWS = 400
@@ -60,19 +59,13 @@ class Bench:
 def bench(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     resources = write_resources(tmp_path_factory.mktemp("resources"), {"notes": "", "odd": "", "spans": ""})
     with throwaway_database(postgres_url) as url, asyncio.Runner() as runner:
-        runner.run(_execute(url, SETUP))
+        execute(url, SETUP)
         catalog, faults = runner.run(assemble(settings_for(url, Path(resources))))
         assert not faults
         pool = Pool(PoolOptions(url=url, name="tests", minimum=1, maximum=4))
         runner.run(pool.open())
         yield Bench(runner, Pipeline(catalog, Database(pool)), pool)
         runner.run(pool.close())
-
-
-async def _execute(url: str, sql: str) -> None:
-    connection = await asyncpg.connect(url)
-    await connection.execute(sql)
-    await connection.close()
 
 
 def told(outcome: Any) -> Any:

@@ -12,7 +12,7 @@ from gateway.catalog.model import Column, Constraint, ForeignKey, Table
 from gateway.catalog.reflect import Reflection
 from gateway.catalog.types import TYPES, ColumnType, Family
 from gateway.database.inspect import read_tables
-from tests.conftest import throwaway_database
+from tests.conftest import execute, throwaway_database
 
 SCHEMA = """
 CREATE SCHEMA "Other";
@@ -77,22 +77,10 @@ def reflected(url: str, *names: tuple[str | None, str]) -> Reflection:
     return asyncio.run(read_tables(url, names))
 
 
-def run(url: str, *statements: str) -> None:
-    async def execute() -> None:
-        connection = await asyncpg.connect(url)
-        try:
-            for statement in statements:
-                await connection.execute(statement)
-        finally:
-            await connection.close()
-
-    asyncio.run(execute())
-
-
 @pytest.fixture(scope="module")
 def url(postgres_url: str) -> Iterator[str]:
     with throwaway_database(postgres_url) as url:
-        run(url, SCHEMA)
+        execute(url, SCHEMA)
         yield url
 
 
@@ -180,21 +168,21 @@ def test_who_gives_a_columns_value_is_known(every: Table, name: str, nullable: b
 def test_every_type_of_the_value_table_is_found_under_its_row(url: str) -> None:
     names = sorted(set(TYPES) - {"enum", "range", "multirange", "citext"})
     written = ", ".join(f'"c_{name}" "{name}"' for name in names)
-    run(url, f"CREATE TABLE value_table ({written})")
+    execute(url, f"CREATE TABLE value_table ({written})")
     table = reflected(url, (None, "value_table")).tables[None, "value_table"]
     assert {found.name: found.type.name for found in table.columns} == {f"c_{name}": name for name in names}
 
 
 def test_every_ordered_family_can_be_sorted_by_the_database(url: str, every: Table) -> None:
     sorts = [f'"{found.name}"' for found in every.columns if found.type.sortable]
-    run(url, *(f"SELECT 1 FROM every ORDER BY {name}" for name in sorts))
+    execute(url, *(f"SELECT 1 FROM every ORDER BY {name}" for name in sorts))
     assert {found.type.family for found in every.columns if not found.type.sortable} == {Family.JSON, Family.OTHER}
 
 
 def test_a_sorted_out_type_cannot_be_sorted_by_the_database(url: str) -> None:
     for name in ("raw", "raws", "spot"):
         with pytest.raises(asyncpg.PostgresError):
-            run(url, f"SELECT 1 FROM every ORDER BY {name}")
+            execute(url, f"SELECT 1 FROM every ORDER BY {name}")
 
 
 def test_comments_are_read(url: str) -> None:
@@ -211,7 +199,7 @@ def constraints(url: str, name: str) -> dict[str, Constraint]:
 
 
 def test_constraints_name_their_columns_in_order(url: str) -> None:
-    run(
+    execute(
         url,
         """CREATE TABLE ruled (
             id int CONSTRAINT ruled_key PRIMARY KEY, b int, a int, during int4range,
@@ -235,7 +223,7 @@ def test_constraints_name_their_columns_in_order(url: str) -> None:
 
 
 def test_unique_indexes_are_constraints_too(url: str) -> None:
-    run(
+    execute(
         url,
         "CREATE TABLE indexed (id int, email text, tenant int, gone_at date, note text)",
         "CREATE UNIQUE INDEX plain ON indexed (tenant, id)",
@@ -259,7 +247,7 @@ def test_unique_indexes_are_constraints_too(url: str) -> None:
 
 
 def test_a_partitions_constraint_names_are_known_for_its_parent(url: str) -> None:
-    run(
+    execute(
         url,
         "CREATE TABLE events (id int, day date, code text, CHECK (id > 0), PRIMARY KEY (id, day)) PARTITION BY RANGE (day)",
         "CREATE TABLE events_2024 PARTITION OF events FOR VALUES FROM ('2024-01-01') TO ('2025-01-01') PARTITION BY RANGE (day)",
@@ -280,20 +268,20 @@ def test_a_partitions_constraint_names_are_known_for_its_parent(url: str) -> Non
 
 
 def test_a_partitions_violation_is_reported_by_a_name_that_is_known(url: str) -> None:
-    run(
+    execute(
         url,
         "CREATE TABLE logs (id int, day date, PRIMARY KEY (id, day)) PARTITION BY RANGE (day)",
         "CREATE TABLE logs_all PARTITION OF logs DEFAULT",
         "INSERT INTO logs VALUES (1, '2024-05-01')",
     )
     with pytest.raises(asyncpg.UniqueViolationError) as refused:
-        run(url, "INSERT INTO logs VALUES (1, '2024-05-01')")
+        execute(url, "INSERT INTO logs VALUES (1, '2024-05-01')")
     assert refused.value.constraint_name in constraints(url, "logs")
 
 
 def test_how_a_tables_rows_tell_their_versions_is_read(url: str) -> None:
     """A foreign table is a partition as good as any other, and tells nothing of its rows."""
-    run(
+    execute(
         url,
         "CREATE FOREIGN DATA WRAPPER nothing; CREATE SERVER files FOREIGN DATA WRAPPER nothing",
         "CREATE TABLE halves (id int, half int) PARTITION BY LIST (half)",
@@ -314,7 +302,7 @@ def test_how_a_tables_rows_tell_their_versions_is_read(url: str) -> None:
 
 
 def test_views_and_tables_without_a_key_are_read(url: str) -> None:
-    run(
+    execute(
         url,
         "CREATE VIEW seen AS SELECT id, needed FROM every",
         "CREATE MATERIALIZED VIEW kept AS SELECT id FROM every",
@@ -330,7 +318,7 @@ def test_views_and_tables_without_a_key_are_read(url: str) -> None:
 
 
 def test_a_table_of_another_schema_and_odd_names_are_read_as_asked(url: str) -> None:
-    run(
+    execute(
         url,
         'CREATE TABLE "Other"."Sel""ect %s" ("Limit" int PRIMARY KEY, "a.b" text, "ünï" text)',
         'CREATE TABLE "Other".every (z int)',
@@ -350,10 +338,10 @@ def test_a_table_that_is_not_there_is_absent_and_the_others_are_suggested(url: s
 
 
 def test_a_dropped_column_is_gone(url: str) -> None:
-    run(url, "CREATE TABLE changed (a int, b int, c int)", "ALTER TABLE changed DROP COLUMN b")
+    execute(url, "CREATE TABLE changed (a int, b int, c int)", "ALTER TABLE changed DROP COLUMN b")
     assert [found.name for found in reflected(url, (None, "changed")).tables[None, "changed"].columns] == ["a", "c"]
 
 
 def test_three_hundred_columns_are_read(url: str) -> None:
-    run(url, f"CREATE TABLE wide ({', '.join(f'c{number} int' for number in range(300))})")
+    execute(url, f"CREATE TABLE wide ({', '.join(f'c{number} int' for number in range(300))})")
     assert len(reflected(url, (None, "wide")).tables[None, "wide"].columns) == 300

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import asyncpg
 
+from tests.conftest import execute
 from tests.serving import write_resources
 
 SCHEMA = """
@@ -19,19 +20,6 @@ INSERT INTO notes SELECT n, 'note ' || n FROM generate_series(1, 100) n;
 CREATE VIEW gated AS SELECT id, body, pg_advisory_xact_lock_shared(7)::text AS gate FROM notes;
 """
 RESOURCES = {"notes": "list: {sort: [id]}\n", "gated": "key: id\nlist: {sort: [id]}\n"}
-
-
-def execute(url: str, statement: str) -> None:
-    """One statement, on a connection of its own."""
-
-    async def run() -> None:
-        connection = await asyncpg.connect(url)
-        try:
-            await connection.execute(statement)
-        finally:
-            await connection.close()
-
-    asyncio.run(run())
 
 
 def site(url: str, directory: Path) -> Path:

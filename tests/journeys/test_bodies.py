@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import httpx
 import pytest
 
-from tests.conftest import throwaway_database
+from tests.conftest import execute, throwaway_database
 from tests.journeys.answers import JSON, MERGE, gateway_over, made, problems
 from tests.serving import write_resources
 
@@ -29,17 +27,9 @@ SQL = """
 def client(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     resources = write_resources(Path(tmp_path_factory.mktemp("bodies")) / "resources", {"notes": ""})
     with throwaway_database(postgres_url) as url:
-        asyncio.run(_execute(url))
+        execute(url, SQL)
         with gateway_over(url, resources) as found:
             yield found
-
-
-async def _execute(url: str) -> None:
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute(SQL)
-    finally:
-        await connection.close()
 
 
 def stored(client: httpx.Client, path: str, field: str) -> Any:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import httpx
 import pytest
 
 from gateway.database.sqlstate import ERRORS, VIOLATIONS
 from gateway.errors import DatabaseTimeout
-from tests.conftest import throwaway_database
+from tests.conftest import execute, throwaway_database
 from tests.journeys.answers import check_answer, gateway_over, made, problems
 from tests.serving import running, settings_for, write_resources
 
@@ -85,16 +83,8 @@ fields:
 @pytest.fixture(scope="module")
 def database(postgres_url: str) -> Iterator[str]:
     with throwaway_database(postgres_url) as url:
-        asyncio.run(_execute(url))
+        execute(url, SQL)
         yield url
-
-
-async def _execute(url: str) -> None:
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute(SQL)
-    finally:
-        await connection.close()
 
 
 @pytest.fixture(scope="module")

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import asyncpg
 import httpx
 import pytest
 
-from tests.conftest import throwaway_database, throwaway_directory
+from tests.conftest import execute, throwaway_database, throwaway_directory
 from tests.issuing import ALGORITHMS, AUDIENCE, EC, ISSUER, issuer, public, token
 from tests.journeys.answers import JSON, gateway_over, problems
 from tests.serving import write_resources
@@ -56,18 +54,6 @@ def url(postgres_url: str) -> Iterator[str]:
 def client(url: str) -> Iterator[httpx.Client]:
     with throwaway_directory() as directory, gateway_over(url, write_resources(directory, RESOURCES)) as found:
         yield found
-
-
-def execute(url: str, *statements: str) -> None:
-    async def run() -> None:
-        connection = await asyncpg.connect(url)
-        try:
-            for statement in statements:
-                await connection.execute(statement)
-        finally:
-            await connection.close()
-
-    asyncio.run(run())
 
 
 def made(client: httpx.Client, resource: str = "notes", **body: Any) -> tuple[str, str]:

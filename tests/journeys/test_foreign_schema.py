@@ -21,7 +21,7 @@ from gateway.catalog.types import BadValue, Family
 from gateway.http.responses import key_text
 from gateway.query.operators import Operator, escape_like, operators_for, path_operators
 from gateway.query.syntax.brackets import join_list
-from tests.conftest import throwaway_database
+from tests.conftest import execute, throwaway_database
 from tests.journeys.foreign_resources import FOREIGN, Row
 from tests.serving import running, settings_for, write_resources
 
@@ -65,7 +65,7 @@ class Served(NamedTuple):
 def served(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     directory = write_resources(tmp_path_factory.mktemp("resources"), {name: foreign.yaml for name, foreign in FOREIGN.items()})
     with throwaway_database(postgres_url) as url:
-        asyncio.run(_execute(url, SCHEMA.read_text()))
+        execute(url, SCHEMA.read_text())
         settings = settings_for(url, directory)
         catalog, faults = asyncio.run(assemble(settings))
         assert faults == ()
@@ -74,14 +74,6 @@ def served(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
             for name, foreign in FOREIGN.items():
                 served.locations[name] = [_post(served, name, row) for row in foreign.rows]
             yield served
-
-
-async def _execute(url: str, sql: str) -> None:
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute(sql)
-    finally:
-        await connection.close()
 
 
 @contextmanager
@@ -522,7 +514,7 @@ def test_a_key_that_cannot_be_is_not_found(served: Served, path: str) -> None:
 def test_a_table_without_a_key_is_left_out_with_a_reason(postgres_url: str, tmp_path: Path) -> None:
     directory = write_resources(tmp_path, {"without_key": "", "bad_key": "table: without_key\nkey: a\n", "t": ""})
     with throwaway_database(postgres_url) as url:
-        asyncio.run(_execute(url, SCHEMA.read_text()))
+        execute(url, SCHEMA.read_text())
         catalog, faults = asyncio.run(assemble(settings_for(url, directory)))
     assert set(catalog.resources) == {("v1", "t")}
     assert [("no primary key" in fault.message, "needs NOT NULL" in fault.message) for fault in faults] == [

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
-import asyncpg
-
+from tests.conftest import execute
 from tests.journeys.answers import check_answer
 from tests.serving import running, settings_for, write_resources
 
@@ -16,17 +14,6 @@ CREATE FUNCTION cut() RETURNS trigger LANGUAGE plpgsql AS
 $$ BEGIN IF new.body = 'cut' THEN PERFORM pg_terminate_backend(pg_backend_pid()), pg_sleep(5); END IF; RETURN new; END $$;
 CREATE TRIGGER cut BEFORE INSERT OR UPDATE ON notes FOR EACH ROW EXECUTE FUNCTION cut();
 """
-
-
-def execute(url: str, statement: str) -> str:
-    async def run() -> str:
-        connection = await asyncpg.connect(url)
-        try:
-            return str(await connection.execute(statement))
-        finally:
-            await connection.close()
-
-    return asyncio.run(run())
 
 
 def test_a_write_whose_answer_is_lost_is_said_to_be_unknown_and_not_sent_again(database_url: str, tmp_path: Path) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
-import asyncpg
-
+from tests.conftest import execute
 from tests.journeys.answers import check_answer
 from tests.journeys.processes import run, serving
 from tests.serving import write_resources
@@ -39,21 +37,13 @@ TABLE = """
 """
 
 
-async def make_tables(url: str) -> None:
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute("".join(TABLE.format(n=n, before=max(n - 1, 0)) for n in range(COUNT)))
-    finally:
-        await connection.close()
-
-
 def make_resources(directory: Path) -> Path:
     files = {f"things_{n:03}": YAML.format(n=n, before=max(n - 1, 0)) for n in range(COUNT)}
     return write_resources(directory, files)
 
 
 def test_a_hundred_resources_are_served(database_url: str, tmp_path: Path) -> None:
-    asyncio.run(make_tables(database_url))
+    execute(database_url, "".join(TABLE.format(n=n, before=max(n - 1, 0)) for n in range(COUNT)))
     make_resources(tmp_path / "resources")
     checked = run(tmp_path, database_url, "check")
     assert (checked.returncode, checked.stdout) == (0, "")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
 import uuid
 from pathlib import Path
 
-import asyncpg
 import httpx
 import pytest
 
 from gateway import embedded, migrate
+from tests.conftest import execute
 from tests.journeys.answers import check_answer
 from tests.journeys.processes import PATIENCE_SECONDS, serving
 from tests.serving import running, settings_for, write_resources
@@ -30,18 +29,6 @@ def until_ready(client: httpx.Client) -> None:
             in_a_row = in_a_row + 1 if newcomer.get("/health/ready").status_code == 200 else 0
         assert time.monotonic() < end, client.get("/health/ready").text
         time.sleep(0.02)
-
-
-def execute(url: str, *statements: str) -> None:
-    async def run() -> None:
-        connection = await asyncpg.connect(url)
-        try:
-            for statement in statements:
-                await connection.execute(statement)
-        finally:
-            await connection.close()
-
-    asyncio.run(run())
 
 
 @pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.long)])

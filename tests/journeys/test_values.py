@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import httpx
 import pytest
 
-from tests.conftest import throwaway_database
+from tests.conftest import execute, throwaway_database
 from tests.journeys.answers import JSON, gateway_over, problems
 from tests.serving import write_resources
 
@@ -70,17 +68,9 @@ def client(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
     yaml = "table: internal_values\nfields:\n  big_text: {json: string}\n"
     resources = write_resources(Path(tmp_path_factory.mktemp("values")) / "resources", {"values": yaml})
     with throwaway_database(postgres_url) as url:
-        asyncio.run(_execute(url, sql))
+        execute(url, sql)
         with gateway_over(url, resources) as found:
             yield found
-
-
-async def _execute(url: str, sql: str) -> None:
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute(sql)
-    finally:
-        await connection.close()
 
 
 def sent(client: httpx.Client, body: str) -> httpx.Response:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
-import asyncpg
 import httpx
 import pytest
 
+from tests.conftest import execute
 from tests.issuing import AUDIENCE, EC, ISSUER, issuer, public, token
 from tests.serving import running, settings_for, write_resources
 
@@ -37,12 +36,7 @@ def asking(*roles: str, **headers: str) -> dict[str, str]:
 
 @pytest.fixture
 def client(database_url: str, tmp_path: Path) -> Iterator[httpx.Client]:
-    async def make() -> None:
-        connection = await asyncpg.connect(database_url)
-        await connection.execute(TABLES)
-        await connection.close()
-
-    asyncio.run(make())
+    execute(database_url, TABLES)
     resources = write_resources(tmp_path / "resources", {"notes": NOTES})
     with issuer(public(EC)) as keys:
         settings = settings_for(

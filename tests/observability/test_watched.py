@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from gateway.observability.logs import Log, configure
+from tests.conftest import execute
 from tests.journeys.processes import run, serving
 from tests.observability.receiver import Receiver, attributes, receiving
 from tests.observability.test_metrics import Sample, samples
@@ -35,12 +36,7 @@ def resources(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def database(database_url: str) -> str:
-    async def make() -> None:
-        connection = await asyncpg.connect(database_url)
-        await connection.execute(TABLES)
-        await connection.close()
-
-    asyncio.run(make())
+    execute(database_url, TABLES)
     return database_url
 
 
@@ -293,18 +289,14 @@ def test_a_fault_that_quotes_a_value_is_logged_without_it(
 ) -> None:
     """PostgreSQL passes on what a trigger says, and a trigger may say anything."""
 
-    async def make() -> None:
-        connection = await asyncpg.connect(database)
-        await connection.execute(
-            """
-            CREATE FUNCTION quote() RETURNS trigger LANGUAGE plpgsql AS
-                $$ BEGIN RAISE 'no %', NEW.name USING ERRCODE = 'XX001', DETAIL = NEW.name, HINT = NEW.name; END $$;
-            CREATE TRIGGER quote BEFORE INSERT ON things FOR EACH ROW EXECUTE FUNCTION quote();
-            """
-        )
-        await connection.close()
-
-    asyncio.run(make())
+    execute(
+        database,
+        """
+        CREATE FUNCTION quote() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE 'no %', NEW.name USING ERRCODE = 'XX001', DETAIL = NEW.name, HINT = NEW.name; END $$;
+        CREATE TRIGGER quote BEFORE INSERT ON things FOR EACH ROW EXECUTE FUNCTION quote();
+        """,
+    )
     root = logging.getLogger()
     before, level = list(root.handlers), root.level
     with running(settings_for(database, resources)) as client:
