@@ -70,31 +70,55 @@ def before_load_schema(context: Any, raw_schema: dict[str, Any]) -> None:
     """Thins the document for the coverage phase, which is exhaustive: the product of all it finds, not a sample.
 
     A recursive `filter` would make it hundreds of thousands of requests for each list, so there it is flat; and an operator on
-    a type is one schema and one path of the code, so it stays on one field only. The fuzzing phase has the document whole.
+    a type is one schema and one path of the code, so it stays on one field of one list, as a parameter and in a `filter`. The
+    fuzzing phase has the document whole.
     """
     if os.environ.get("SCHEMATHESIS_PHASE") != "coverage":
         return
-    for name, schema in raw_schema["components"]["schemas"].items():
-        if name.endswith(".filter"):
-            for word in LOGIC:
-                schema["properties"].pop(word, None)
-    seen: set[str] = set()
-    for item in raw_schema["paths"].values():
-        operation = item.get("get", {})
-        operation["parameters"] = [each for each in operation.get("parameters", ()) if _is_new(each, seen)]
+    lists = [item["get"] for path, item in raw_schema["paths"].items() if "{" not in path and "parameters" in item.get("get", {})]
+    conditions = [_conditions(raw_schema, operation) for operation in lists]
+    for found, kept in zip(conditions, _spread([[mark for _, _, mark in each] for each in conditions]), strict=True):
+        for position, (schemas, name, _) in enumerate(found):
+            if position not in kept:
+                del schemas[name]
+    for operation, found in zip(lists, conditions, strict=True):
+        if not any(name in schemas for schemas, name, _ in found):
+            operation["parameters"] = [each for each in operation["parameters"] if each.get("name") != "filter"]
+    marks = [[_mark(parameter) for parameter in operation["parameters"]] for operation in lists]
+    for operation, positions in zip(lists, _spread(marks), strict=True):
+        operation["parameters"] = [operation["parameters"][position] for position in sorted(positions)]
 
 
-def _is_new(parameter: dict[str, Any], seen: set[str]) -> bool:
-    if parameter.get("in") != "query" or parameter["name"] in ("limit", "fields", "sort"):
-        return True
-    if parameter["name"] == "filter":
-        mark = "filter"
-    else:
-        _, bracket, operator = parameter["name"].partition("[")
-        mark = f"{bracket}{operator} {json.dumps(parameter['schema'], sort_keys=True)}"
-    new = mark not in seen
-    seen.add(mark)
-    return new
+def _conditions(document: dict[str, Any], operation: dict[str, Any]) -> list[tuple[dict[str, Any], str, str]]:
+    """What a list's `filter` can be made of, its logic taken away: a dictionary of schemas, a name in it, and what that tries."""
+    (parameter,) = [each for each in operation["parameters"] if each.get("name") == "filter"]
+    (media,) = parameter["content"].values()
+    schema = document["components"]["schemas"][media["schema"]["$ref"].rpartition("/")[2]]
+    for word in LOGIC:
+        schema["properties"].pop(word, None)
+    groups = (schema["properties"], schema.get("patternProperties", {}))
+    return [(group, name, json.dumps(found, sort_keys=True)) for group in groups for name, found in group.items()]
+
+
+def _mark(parameter: dict[str, Any]) -> str:
+    """What a parameter tries: all of one mark try the same. "" is what every list keeps."""
+    if parameter.get("in") != "query" or parameter["name"] in ("limit", "fields", "sort", "filter"):
+        return ""
+    _, bracket, operator = parameter["name"].partition("[")
+    return f"{bracket}{operator} {json.dumps(parameter['schema'], sort_keys=True)}"
+
+
+def _spread(marks: list[list[str]]) -> list[set[int]]:
+    """The positions that each list keeps: each mark in one of those that have it, the rarest first, where there is the least.
+
+    In one list alone they would be more than a request may have, and each request would be as long.
+    """
+    kept = [{position for position, mark in enumerate(found) if not mark} for found in marks]
+    places = {mark: [number for number, found in enumerate(marks) if mark in found] for found in marks for mark in found if mark}
+    for mark, numbers in sorted(places.items(), key=lambda item: (len(item[1]), item[0])):
+        number = min(numbers, key=lambda each: len(kept[each]))
+        kept[number].add(marks[number].index(mark))
+    return kept
 
 
 def _filter_is_too_large(text: Any) -> bool:

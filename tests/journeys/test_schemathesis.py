@@ -68,8 +68,11 @@ def run(client: httpx.Client, directory: Path, phases: str, max_examples: int) -
     finished = subprocess.run(
         [command, "run", f"{client.base_url}/api/v1/openapi.json", *options],
         cwd=directory,
+        # Few variables, for requests looks through all of them at each request; and one place to keep tables of Unicode in,
+        # which hypothesis makes where there are none.
         env={
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH")},
+            "HYPOTHESIS_STORAGE_DIRECTORY": str(ROOT / ".hypothesis"),
             "PYTHONPATH": str(ROOT),
             "SCHEMATHESIS_HOOKS": "tests.journeys.schemathesis_hooks",
             "SCHEMATHESIS_PHASE": phases,
