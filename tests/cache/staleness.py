@@ -1,9 +1,9 @@
 """Three processes, one PostgreSQL, one Valkey, and what is done to them: are answers stale after a write was acknowledged?
 
-`trial` starts three workers (this file again, as a script). Each has a cache as `gateway serve` has it, over its own way to
-Valkey, a small proxy that can be cut or stopped. Each reads every row, and writes those that are its own; a row counts its
-versions. A writer puts the version that was acknowledged into memory that all share; a reader looks there before it asks, and
-a version that is older than that is stale.
+`trial` starts three workers (this module again, as a script). Each has a cache as `gateway serve` has it, over its own way to
+Valkey, a proxy that can hold or refuse. Each reads every row, and writes those that are its own; a row counts its versions. A
+writer puts the version that was acknowledged into memory that all share; a reader looks there before it asks, and a version that
+is older than that is stale.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ from gateway import embedded
 from gateway.cache.cache import Cache, Choice, make_cache
 from gateway.cache.dependencies import read_dependencies
 from gateway.cache.store import Key
+from tests.faults.proxy import Proxy, proxying
 
+ROOT = Path(__file__).parents[2]
+WORKER = (sys.executable, "-m", "tests.cache.staleness")
 WORKERS = 3
 TABLES = 4
 ROWS = 48
@@ -163,65 +166,6 @@ async def work(number: int, database_url: str, redis_url: str, memory: Path, pau
 # --- a way to Valkey, and its troubles -------------------------------------------------------------------------------------
 
 
-class Proxy:
-    """A TCP port that leads to a Unix socket. Stopped, it takes connections and bytes and passes nothing on; cut, it refuses."""
-
-    def __init__(self, socket: str) -> None:
-        self._socket = socket
-        self._passing = asyncio.Event()
-        self._passing.set()
-        self._refusing = False
-        self._open: set[asyncio.StreamWriter] = set()
-        self._server: asyncio.Server | None = None
-
-    async def start(self) -> str:
-        """Its `REDIS_URL`."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        return f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-
-    def stop(self) -> None:
-        self._passing.clear()
-
-    def go_on(self) -> None:
-        self._refusing = False
-        self._passing.set()
-
-    def cut(self) -> None:
-        self._refusing = True
-        for writer in list(self._open):
-            writer.transport.abort()
-
-    async def close(self) -> None:
-        self.go_on()
-        self.cut()
-        if self._server is not None:
-            self._server.close()
-            await self._server.wait_closed()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._refusing:
-            writer.transport.abort()
-            return
-        self._open.add(writer)
-        try:
-            other_reader, other_writer = await asyncio.open_unix_connection(self._socket)
-        except OSError:
-            writer.transport.abort()
-            self._open.discard(writer)
-            return
-        self._open.add(other_writer)
-        await asyncio.gather(self._pass_on(reader, other_writer), self._pass_on(other_reader, writer))
-        self._open -= {writer, other_writer}
-
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(65536):
-                await self._passing.wait()
-                writer.write(data)
-                await writer.drain()
-        writer.close()
-
-
 class Valkey:
     """An embedded Valkey that can be frozen, and started again: empty, or as it was when it was last saved."""
 
@@ -286,12 +230,9 @@ class Trouble:
     async def partition(self) -> None:
         """One process is out of reach for longer than a licence lasts; its packets arrive later, or never."""
         proxy = self._chance.choice(self._proxies)
-        if self._chance.random() < 0.5:
-            proxy.stop()
-        else:
-            proxy.cut()
+        proxy.turn("freeze" if self._chance.random() < 0.5 else "refuse")
         await asyncio.sleep(self._chance.choice((0.2, 1.0, 2.5)))
-        proxy.go_on()
+        proxy.turn("pass")
 
     async def go_on(self, until: Callable[[], bool], rest_seconds: float) -> None:
         """One fault after the other, and a rest between, until it is enough and each was there."""
@@ -315,14 +256,15 @@ async def trial(
     await _make_tables(database_url)
     valkey = Valkey(directory)
     await asyncio.to_thread(valkey.start)
-    proxies = [Proxy(valkey.socket) for _ in range(WORKERS)]
     workers: list[asyncio.subprocess.Process] = []
     try:
-        with shared(memory) as numbers:
+        with shared(memory) as numbers, contextlib.ExitStack() as stack:
+            proxies = [stack.enter_context(proxying(valkey.socket)) for _ in range(WORKERS)]
             for number, proxy in enumerate(proxies):
-                arguments = [str(number), database_url, await proxy.start(), str(memory), str(pause_seconds)]
+                redis_url = f"redis://127.0.0.1:{proxy.port}"
+                arguments = [str(number), database_url, redis_url, str(memory), str(pause_seconds)]
                 workers.append(
-                    await asyncio.create_subprocess_exec(sys.executable, __file__, *arguments, stdout=asyncio.subprocess.PIPE)
+                    await asyncio.create_subprocess_exec(*WORKER, *arguments, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
                 )
             trouble = Trouble(valkey, proxies, random.Random(seed))
 
@@ -344,8 +286,6 @@ async def trial(
             if worker.returncode is None:
                 worker.kill()
                 await worker.wait()
-        for proxy in proxies:
-            await proxy.close()
         await asyncio.to_thread(valkey.stop)
 
 
