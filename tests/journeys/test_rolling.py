@@ -19,7 +19,6 @@ import pytest
 from gateway.idempotency import make_tables
 from tests.conftest import execute
 from tests.deploy.proxy import Proxy, proxying
-from tests.journeys.gated import execute
 from tests.journeys.processes import COMMAND, PATIENCE_SECONDS, environment, free_port
 from tests.journeys.test_stopping import eventually
 from tests.serving import write_resources
