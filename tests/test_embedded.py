@@ -204,11 +204,15 @@ def test_a_signal_during_the_start_leaves_nothing(server_directory: Path) -> Non
         eventually((server_directory / "postgres.log").exists)
         os.kill(os.getpid(), signal.SIGINT)
 
-    sender = threading.Thread(target=soon)
-    sender.start()
-    with pytest.raises(KeyboardInterrupt), servers(server_directory, durable=False):
-        time.sleep(PATIENCE_SECONDS)
-    sender.join()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it runs in the background ignore it
+    try:
+        sender = threading.Thread(target=soon)
+        sender.start()
+        with pytest.raises(KeyboardInterrupt), servers(server_directory, durable=False):
+            time.sleep(PATIENCE_SECONDS)
+        sender.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert at_work_in(server_directory) == []
 
 
