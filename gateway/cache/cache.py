@@ -278,15 +278,24 @@ class Cache:
 
     async def invalidate(self, tables: tuple[str, ...]) -> None:
         """What `writing` does at its end. Goes on where its caller is cancelled. Raises Unavailable."""
-        await asyncio.shield(self._spawn(self._invalidate(tables)))
-
-    async def _invalidate(self, tables: tuple[str, ...]) -> None:
         self.invalidations += 1
         try:
             await self._store.renew(tables)
         except StoreDown:
-            self.settled += 1
-            await self._keeper.settle()
+            await asyncio.shield(self._spawn(self._settle()))
+        except asyncio.CancelledError:  # nobody waits for it any more: a task for each that is not cancelled would cost more
+            self._spawn(self._renew_or_settle(tables)).add_done_callback(_unheard)
+            raise
+
+    async def _renew_or_settle(self, tables: tuple[str, ...]) -> None:
+        try:
+            await self._store.renew(tables)
+        except StoreDown:
+            await self._settle()
+
+    async def _settle(self) -> None:
+        self.settled += 1
+        await self._keeper.settle()
 
     async def wrote(self, tables: tuple[str, ...], fault: BaseException | None) -> None:
         """The end of a write: `fault` is what it raised. One that may have been made all the same is invalidated again and
@@ -340,6 +349,12 @@ class Cache:
             task.cancel()
         await self._keeper.stop()
         await self._store.close()
+
+
+def _unheard(done: asyncio.Task[None]) -> None:
+    """Takes what a task raised, which nobody waits for."""
+    if not done.cancelled():
+        done.exception()
 
 
 class Writing:
