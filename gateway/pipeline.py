@@ -385,14 +385,16 @@ class Pipeline:
             raise explain(violation.refusal, resource, plan, grant) from None
 
     async def _send(self, resource: Resource, plan: WritePlan, grant: Grant, once: Once | None) -> Answer | None:
-        purpose = Purpose(plan.shape.operation, table_of(resource))
         if once is not None:
-            sql = self.statements.write(msgspec.structs.replace(plan.shape, once=True), resource)
+            statement = self.statements.write(msgspec.structs.replace(plan.shape, once=True), resource)
+            view = view_of(resource, grant)
             async with self.gate.slot(timeline().client):
-                return await self.kept.write(once, view_of(resource, grant), sql, plan.values, resource.timeout_seconds, purpose)
-        sql = self.statements.write(plan.shape, resource)
+                return await self.kept.write(once, view, statement.sql, plan.values, resource.timeout_seconds, statement.purpose)
+        statement = self.statements.write(plan.shape, resource)
         async with self.gate.slot(timeline().client):
-            rows = await self.database.fetch(sql, plan.values, resource.timeout_seconds, writing=True, purpose=purpose)
+            rows = await self.database.fetch(
+                statement.sql, plan.values, resource.timeout_seconds, writing=True, purpose=statement.purpose
+            )
         match plan.shape.operation if rows else None:
             case "create":
                 return Answer(rows[0][0], rows[0][1], rows[0][2])

@@ -166,16 +166,16 @@ class Resource(msgspec.Struct, frozen=True, eq=False):
     visible: Mapping[str, Field] = {}
     version_field: str | None = None
     require_if_match: bool = False
+    id: str = ""
+    """`v1/products`: names the resource within a catalog. It follows from the name and the version."""
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "id", f"{self.version}/{self.name}")
 
     @property
     def is_versioned(self) -> bool:
         """Whether a row's states can be told apart, so that `If-Match` can be held against one."""
         return self.version_field is not None or self.table.versioning != "none"
-
-    @property
-    def id(self) -> str:
-        """`v1/products`: names the resource within a catalog."""
-        return f"{self.version}/{self.name}"
 
     def field_of(self, column: str) -> Field | None:
         """The field that shows `column`, or None."""

@@ -70,6 +70,13 @@ class ReadStatement(msgspec.Struct, frozen=True):
     purpose: Purpose = OTHER
 
 
+class WriteStatement(msgspec.Struct, frozen=True):
+    """A write's SQL."""
+
+    sql: str
+    purpose: Purpose
+
+
 def table_of(resource: Resource) -> str:
     """The table of a resource, as caches and traces name it."""
     return f"{resource.table.schema}.{resource.table.name}"
@@ -99,10 +106,13 @@ class Statements:
             found = self._keep(shape, ReadStatement(compile_get(shape, resource), compile_batch(shape, resource), None, purpose))
         return found
 
-    def write(self, shape: WriteShape, resource: Resource) -> str:
-        """The SQL of a create, patch or delete."""
-        found: str | None = self._known.get(shape)
-        return found if found is not None else self._keep(shape, compile_write(shape, resource))
+    def write(self, shape: WriteShape, resource: Resource) -> WriteStatement:
+        """The statement of a create, patch or delete."""
+        found: WriteStatement | None = self._known.get(shape)
+        if found is None:
+            purpose = Purpose(shape.operation, table_of(resource))
+            found = self._keep(shape, WriteStatement(compile_write(shape, resource), purpose))
+        return found
 
     def outside(self, shape: WriteShape, resource: Resource) -> str:
         """The SQL that asks whether what a write would leave behind fails its check."""
