@@ -13,6 +13,7 @@ import os
 import signal
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ from gateway.guards.ratelimit import RateLimiter, resource_limit
 from gateway.guards.tokens import Caller, TokenRules, TokenVerifier
 from gateway.http.admission import Admission
 from gateway.http.arrivals import Arrivals
-from gateway.http.deprecation import deprecations
+from gateway.http.deprecation import deprecations, sunset_warnings
 from gateway.http.docs import docs_asset
 from gateway.http.edge import PRIVATE, SECURITY, cors, trusted_networks
 from gateway.http.fast_path import FastPath
@@ -123,19 +124,25 @@ class Checked(msgspec.Struct, frozen=True):
     access: tuple[AccessRow, ...]
 
 
-def check(settings: Settings, claims: Collection[str] = ()) -> Checked:
+def check(settings: Settings, claims: Collection[str] = (), now: datetime | None = None) -> Checked:
     """The resource files held against the database. Raises ConfigurationError.
 
-    `claims` are the names of those that tokens carry beyond the standard ones and `AUTH_ROLES_CLAIM`.
+    `claims` are the names of those that tokens carry beyond the standard ones and `AUTH_ROLES_CLAIM`. `now`, which
+    is the moment of the call unless given, is what days of the files are held against.
     """
+    now = now or datetime.now(UTC)
     loaded = load_directory(settings.resources_dir)
     catalog, faults = asyncio.run(_assemble(settings, loaded))
     known = {*STANDARD_CLAIMS, settings.auth_roles_claim, *claims}
-    sound = [(source, catalog.resources.get(source.place)) for source in loaded.sources]
+    sound = [(source, resource) for source in loaded.sources if (resource := catalog.resources.get(source.place))]
+    warnings = [
+        *(told for source, resource in sound for told in access_warnings(source, resource, known)),
+        *(told for source, resource in sound for told in sunset_warnings(source, resource, now)),
+    ]
     return Checked(
         faults,
-        tuple(sorted(told for source, resource in sound if resource for told in access_warnings(source, resource, known))),
-        tuple(row for _, resource in sound if resource for row in access_table(resource)),
+        tuple(sorted(warnings)),
+        tuple(row for _, resource in sound for row in access_table(resource)),
     )
 
 

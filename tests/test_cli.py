@@ -9,15 +9,18 @@ import signal
 import socket
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from joserfc import jwt
 
+from gateway.app import check
 from gateway.cli import main
 from gateway.dev_issuer import DevIssuer
 from gateway.migrate import upgrade
+from tests.serving import settings_for, write_resources
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = [
@@ -236,6 +239,16 @@ def test_check_warns_on_stderr_and_exits_with_0(
     assert mistakes(capsys) == [
         'gateway check: pyproject.toml: claims of [tool.gateway] takes a list of names, such as ["org_id"]'
     ]
+
+
+def test_check_warns_of_a_sunset_that_has_passed(database_url: str, tmp_path: Path) -> None:
+    upgrade(database_url)
+    resources = write_resources(tmp_path, {"products": "deprecated: {since: 2026-12-01, sunset: 2027-06-01}\n"})
+    settings = settings_for(database_url, resources)
+    before, after = (check(settings, now=datetime(2027, *day, tzinfo=UTC)) for day in ((5, 31), (6, 1)))
+    assert (before.warnings, after.faults) == ((), ())
+    assert [warning.line for warning in after.warnings] == [1]
+    assert "has passed" in after.warnings[0].message
 
 
 def test_check_access_prints_what_every_role_may_do_in_100_columns(

@@ -5,7 +5,7 @@ Made of the catalog once; a request only takes what is ready, but for the succes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from urllib.parse import quote
@@ -13,6 +13,7 @@ from urllib.parse import quote
 import msgspec
 
 from gateway.catalog.model import Catalog, Resource
+from gateway.definitions.model import Fault, Source
 from gateway.http.responses import Header
 
 
@@ -49,6 +50,14 @@ def successor_of(catalog: Catalog, resource: Resource) -> Resource | None:
         and other.definition.deprecated is None
     ]
     return min(later, key=lambda other: int(other.version[1:]), default=None)
+
+
+def sunset_warnings(source: Source, resource: Resource, now: datetime) -> Iterator[Fault]:
+    """A sunset that has passed: callers are told of a day that was, and what they were told would go is there still."""
+    deprecated = resource.definition.deprecated
+    if deprecated is not None and deprecated.sunset is not None and moment(deprecated.sunset) <= now:
+        told = f"the sunset, {deprecated.sunset}, has passed: remove the resource, or give it a later day"
+        yield source.fault(("deprecated", "sunset"), told)
 
 
 def moment(day: str) -> datetime:

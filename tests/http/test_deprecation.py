@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
+import pytest
+
 from gateway.catalog.model import Catalog, Column
-from gateway.http.deprecation import deprecations
+from gateway.http.deprecation import deprecations, sunset_warnings
 from gateway.http.openapi import document
 from tests.query.sample import BIGINT, TEXT, catalog_of, source, table
 
@@ -37,6 +40,21 @@ def test_moments_and_link_are_as_their_rfcs_write_them() -> None:
         (b"sunset", b"Tue, 01 Jun 2027 00:00:00 GMT"),
         (b"link", b'<https://example.com/upgrade>; rel="deprecation sunset"; type="text/html"'),
     ]
+
+
+@pytest.mark.parametrize(
+    ("now", "warned"), [(datetime(2027, 5, 31, 23, 59, 59, tzinfo=UTC), False), (datetime(2027, 6, 1, tzinfo=UTC), True)]
+)
+def test_a_sunset_is_warned_of_from_its_first_moment_on(now: datetime, warned: bool) -> None:
+    told = [str(fault) for fault in sunset_warnings(source(WHOLE, "products"), made(WHOLE).resources["v1", "products"], now)]
+    expected = "resources/products.yaml:1: the sunset, 2027-06-01, has passed: remove the resource, or give it a later day"
+    assert told == ([expected] if warned else [])
+
+
+def test_what_has_no_sunset_is_not_warned_of() -> None:
+    for yaml in ("", "deprecated: {since: 2023-06-30}"):
+        resource = made(yaml).resources["v1", "products"]
+        assert list(sunset_warnings(source(yaml, "products"), resource, datetime.max.replace(tzinfo=UTC))) == []
 
 
 def test_the_day_alone_will_do() -> None:
