@@ -106,7 +106,7 @@ def rate_limit_rows(redis_url: str) -> tuple[list[Row], Callable[[], Awaitable[N
     async def close() -> None:
         await redis.stop()
         await dead.stop()
-        await theirs.storage.bridge.storage.aclose()  # type: ignore[attr-defined]
+        await theirs.storage.bridge.storage.aclose()  # type: ignore[attr-defined]  # `limits` has no type for it
 
     return rows, close
 

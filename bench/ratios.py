@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from itertools import repeat
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, cast
@@ -93,7 +94,7 @@ async def drive(port: int, path: Callable[[], str], headers: str, seconds: float
     loop = asyncio.get_running_loop()
     started = time.perf_counter()
     protocols = [Connection(path, headers, started + seconds, loop.create_future()) for _ in range(connections)]
-    await asyncio.gather(*(loop.create_connection(lambda p=p: p, "127.0.0.1", port) for p in protocols))  # type: ignore[misc]
+    await asyncio.gather(*(loop.create_connection(repeat(protocol).__next__, "127.0.0.1", port) for protocol in protocols))
     await asyncio.gather(*(protocol.done for protocol in protocols))
     elapsed = time.perf_counter() - started
     return sum(p.answers for p in protocols), sum(p.failures for p in protocols), elapsed

@@ -90,7 +90,7 @@ class BlocksFirst:
                 yield
             self._begun = False  # it is done for good, and fit to be done again
 
-        migrations.autocommit_block = block  # type: ignore[method-assign]
+        migrations.autocommit_block = block  # type: ignore[method-assign]  # on purpose
         event.listen(connection, "before_cursor_execute", self._note)
 
     def _note(self, _connection: object, _cursor: object, statement: str, *_: object) -> None:

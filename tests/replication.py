@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import subprocess
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -124,11 +124,11 @@ def cluster(*replicas: str, schema: str = "") -> Iterator[tuple[Node, ...]]:
                     node.stop("immediate")
 
 
-def in_a_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
     """A coroutine as a test."""
 
     @functools.wraps(test)
     def run(*arguments: Any, **named: Any) -> None:
-        asyncio.run(test(*arguments, **named))  # type: ignore[arg-type]
+        asyncio.run(test(*arguments, **named))
 
     return run

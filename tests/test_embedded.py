@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
@@ -77,7 +78,7 @@ def urls(process: subprocess.Popen[str]) -> list[str]:
     return process.stdout.readline().split()
 
 
-def query(url: str, sql: str) -> object:
+def query(url: str, sql: str) -> Any:
     async def run() -> object:
         connection = await asyncpg.connect(url)
         try:
@@ -117,7 +118,7 @@ def eventually(condition: Callable[[], bool]) -> bool:
 
 def test_both_servers_answer_and_nothing_of_them_is_left(server_directory: Path) -> None:
     with servers(server_directory, durable=False) as running:
-        assert query(running.database_url, "SHOW server_version_num").startswith("18")  # type: ignore[attr-defined]
+        assert query(running.database_url, "SHOW server_version_num").startswith("18")
         assert query(running.database_url, "SHOW listen_addresses") == ""
         assert query(running.database_url, "SHOW fsync") == "off"
         assert query(running.database_url, "SHOW max_connections") == "200"

@@ -262,7 +262,7 @@ class Keeper:
                 if self._cleared != asked:
                     await self._store.clear()
                     self._cleared = asked
-                    self._settle(lambda seq, _since, done=asked: seq <= done)  # type: ignore[misc]
+                    self._settle(lambda seq, _since, done=asked: seq <= done)  # type: ignore[misc]  # mypy infers no lambda with a default
                     self._listener.kick()
                 else:
                     await self._store.probe()

@@ -260,7 +260,7 @@ def as_text(wire: Wire) -> str:
 
 def _array_text(elements: list[str | None]) -> str:
     if elements and None not in elements:
-        text = '","'.join(elements)  # type: ignore[arg-type]
+        text = '","'.join(elements)  # type: ignore[arg-type]  # `in` narrows nothing
         if "\\" not in text and text.count('"') == 2 * len(elements) - 2:  # then nothing within needs an escape
             return f'{{"{text}"}}'
     return "{" + ",".join("NULL" if element is None else _quoted(element) for element in elements) + "}"

@@ -449,7 +449,7 @@ def _takes_no_writes(connection: Connection) -> bool:
 
 def _keep_alive(connection: Connection) -> None:
     """Has the system ask a silent peer whether it is there still: one that vanished without a word is noticed while it idles."""
-    transport: Any = connection._transport  # type: ignore[attr-defined]
+    transport: Any = connection._transport  # type: ignore[attr-defined]  # its socket has no public name
     found = transport.get_extra_info("socket")
     if found is None or found.family not in (socket.AF_INET, socket.AF_INET6):
         return

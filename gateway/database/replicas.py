@@ -166,9 +166,9 @@ class _Watch:
     async def ask(self, connection: Connection, sql: str) -> tuple[Any, ...]:
         """The one row of a statement."""
         if not self._is_pooled:
-            return tuple(await connection.fetchrow(sql))  # type: ignore[arg-type]
+            return await _row(connection, sql)
         async with connection.transaction():  # so that what is prepared is run on the same server's connection
-            return tuple(await connection.fetchrow(sql))  # type: ignore[arg-type]
+            return await _row(connection, sql)
 
     def close(self) -> None:
         """Cuts the connection, if there is one."""
@@ -367,8 +367,14 @@ class Replica:
 
     async def _approve(self, connection: Connection) -> None:
         """Raises NoSuchServer for a connection to another server than the one that is looked at."""
-        if tuple(await connection.fetchrow(REPLICA_IDENTITY)) != self._server:  # type: ignore[arg-type]
+        if await _row(connection, REPLICA_IDENTITY) != self._server:
             raise NoSuchServer("another server answers behind this address")
+
+
+async def _row(connection: Connection, sql: str) -> tuple[Any, ...]:
+    """The one row of a statement that has one."""
+    (row,) = await connection.fetch(sql)
+    return tuple(row)
 
 
 class Replicas:

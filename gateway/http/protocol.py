@@ -251,7 +251,7 @@ class HttpProtocol(HttpToolsProtocol):
     """What came meanwhile."""
     _head: bytes | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's own
         super().connection_made(transport)
         self._arrivals = getattr(self.app, "arrivals", None)
         self._fast_path = getattr(self.app, "fast_path", None)

@@ -55,7 +55,7 @@ class Worker(Process):
         """The server of this process."""
         if self._server is None:
             self._server = Server(self.config, self.drain_seconds, self.supervisor)
-        return self._server  # type: ignore[return-value]
+        return self._server  # type: ignore[return-value]  # nobody else sets it
 
     def pong(self) -> None:
         """Answers the supervisor, unless the loop hangs: then silence says so."""

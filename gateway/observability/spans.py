@@ -69,7 +69,7 @@ class Sender:
 
     def shutdown(self) -> None:
         """Sends what is left, however long that takes."""
-        self._processor.shutdown()  # type: ignore[no-untyped-call]
+        self._processor.shutdown()  # type: ignore[no-untyped-call]  # the SDK has left its type out
 
 
 SCOPE = InstrumentationScope("gateway")

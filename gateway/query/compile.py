@@ -19,6 +19,7 @@ from gateway.catalog.types import ColumnType, Family
 from gateway.query.ast import And, Comparison, Filter, GetShape, ListShape, Merge, Not, Or, WriteShape
 from gateway.query.operators import NOT_NULL, OPERATORS, Operator
 
+# SQLAlchemy has no type for a dialect's making.
 _quote_identifier = PGDialect_asyncpg().identifier_preparer.quote_identifier  # type: ignore[no-untyped-call]
 
 

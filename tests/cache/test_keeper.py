@@ -221,7 +221,7 @@ def test_without_redis_and_without_postgresql_a_write_is_not_acknowledged(databa
             name="the cache",
             dependencies=await read_dependencies(database_url),
         )
-        cache._keeper._settle_seconds = 0.2  # type: ignore[attr-defined]
+        cache._keeper._settle_seconds = 0.2  # type: ignore[attr-defined]  # of Redis, the keeper has it
         await cache.start(0)
         with pytest.raises(Unavailable, match="was made"):
             async with cache.writing(TABLES):

@@ -221,7 +221,7 @@ def test_waiters_are_served_in_the_order_in_which_they_came(url: str) -> None:
             tasks = []
             for number in range(20):
                 tasks.append(asyncio.create_task(wait(number)))
-                await until(lambda number=number: pool.waiting == number + 1)  # type: ignore[misc]
+                await until(lambda number=number: pool.waiting == number + 1)  # type: ignore[misc]  # mypy infers no lambda with a default
             pool.release(held)
             await asyncio.gather(*tasks)
             assert served == list(range(20))

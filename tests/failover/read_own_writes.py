@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import msgspec
@@ -103,9 +104,9 @@ async def _write(gateway: Gateway, name: str, key: int, number: int) -> None:
     await pipeline.patch_row(pipeline.resource("v1", name), (str(key),), json.dumps({"number": number}).encode(), False)
 
 
-async def _read(gateway: Gateway, name: str, key: int, **named: object) -> int:
+async def _read(gateway: Gateway, name: str, key: int, **named: Any) -> int:
     pipeline = gateway._serving.pipeline
-    row, _ = await pipeline.read_row(pipeline.resource("v1", name), (str(key),), {}, **named)  # type: ignore[arg-type]
+    row, _ = await pipeline.read_row(pipeline.resource("v1", name), (str(key),), {}, **named)
     found: int = json.loads(row if isinstance(row, str) else row.text)["number"]
     return found
 

@@ -190,7 +190,7 @@ def test_who_brings_a_token_is_given_nothing_that_was_kept_before(nodes: tuple[N
 
     with running(settings) as client:
         for path in paths:
-            until(lambda path=path: asked(client, path) == ("hit", 0))  # type: ignore[misc]
+            until(lambda path=path: asked(client, path) == ("hit", 0))  # type: ignore[misc]  # mypy infers no lambda with a default
         # Behind the gateway's back, so that the cache hears nothing of it, and its place by a write that changes nothing.
         nodes[0].execute("UPDATE notes SET number = 5 WHERE id = 1", "SELECT 1")
         refused = client.post("/api/v1/kept", json={"id": 1})
@@ -236,8 +236,8 @@ def test_a_token_of_another_history_is_the_primarys_to_answer(client: httpx.Clie
 )
 @pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
 def test_what_is_no_token_is_refused(client: httpx.Client, method: str, token: str) -> None:
-    headers = {"X-Consistency-Token": token.encode("latin-1"), "Content-Type": "application/json"}
-    answer = client.request(method, f"{NOTES}/1", headers=headers, content=b"{}" if method == "PATCH" else None)  # type: ignore[arg-type]
+    headers: Any = {"X-Consistency-Token": token.encode("latin-1"), "Content-Type": "application/json"}
+    answer = client.request(method, f"{NOTES}/1", headers=headers, content=b"{}" if method == "PATCH" else None)
     assert answer.status_code == 400
     assert answer.json()["error"]["details"]["field"] == "X-Consistency-Token"
 

@@ -16,6 +16,7 @@ import pytest
 
 from tests.faults.load import loading
 from tests.faults.machines import Gateway
+from tests.faults.proxy import Mode
 from tests.faults.shop import Machines, mixed, reads
 
 START = "SELECT pg_postmaster_start_time()::text"
@@ -69,10 +70,10 @@ def test_reads_survive_that_all_connections_are_reset(machines: Machines, served
 @pytest.mark.parametrize(
     "mode", ["freeze", "refuse", *(pytest.param(mode, marks=pytest.mark.long) for mode in ("swallow", "trickle"))]
 )
-def test_a_way_to_the_database_that_is_blocked_costs_503s_and_no_hang(mode: str, machines: Machines, served: Gateway) -> None:
+def test_a_way_to_the_database_that_is_blocked_costs_503s_and_no_hang(mode: Mode, machines: Machines, served: Gateway) -> None:
     with loading(served.port, reads()) as load:
         load.wait_for(200)
-        machines.database.turn(mode)  # type: ignore[arg-type]
+        machines.database.turn(mode)
         end = time.monotonic() + 3
         while time.monotonic() < end:
             assert served.client.get("/health/live").status_code == 200

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 import redis
@@ -76,14 +76,14 @@ def until_hits(load: Load, more: int = 50) -> None:
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_redis_in_trouble_makes_no_request_fail_and_no_answer_stale(
-    fault: Callable[[Machines], Iterator[None]], machines: Machines, served: Gateway
+    fault: Callable[[Machines], AbstractContextManager[None]], machines: Machines, served: Gateway
 ) -> None:
     with (
         loading(served.port, cached_reads(), callers=4) as reading,
         loading(served.port, growing_writes(), callers=1, pause_seconds=0.01) as writing,
     ):
         until_hits(reading)
-        with fault(machines):  # type: ignore[attr-defined]
+        with fault(machines):
             end = time.monotonic() + FAULT_SECONDS
             while time.monotonic() < end:
                 time.sleep(0.05)

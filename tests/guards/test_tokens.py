@@ -169,7 +169,7 @@ def test_caller_is_equal_to_itself_alone_and_its_claims_cannot_be_changed(court:
     assert isinstance(second, Caller)
     assert len({first, second, first}) == 2
     with pytest.raises(TypeError):
-        first.claims["sub"] = "1"  # type: ignore[index]
+        first.claims["sub"] = "1"  # type: ignore[index]  # as is to be shown
 
 
 def test_caller_that_is_shown_shows_no_claims(court: Court) -> None:

@@ -26,7 +26,7 @@ def test_what_a_turn_can_do_begins_at_once_and_the_rest_in_order_of_arrival() ->
         worked, begun = Clock(), list[int]()
         arrivals = Arrivals(worked=worked)
         for number in range(3 * FIRST):
-            arrivals.come(lambda _, number=number: begun.append(number))  # type: ignore[misc]
+            arrivals.come(lambda _, number=number: begun.append(number))  # type: ignore[misc]  # mypy infers no lambda with a default
         assert begun == list(range(FIRST))
         worked.seconds += TURN_SECONDS
         await asyncio.sleep(0)

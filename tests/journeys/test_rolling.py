@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from itertools import count, cycle
 from pathlib import Path
 
@@ -156,7 +157,7 @@ def test_gateways_that_are_restarted_in_turn_behind_nginx_fail_no_request(
                     assert processes[port].wait(PATIENCE_SECONDS) == 0
                     assert load.goes_on()
                     processes[port] = start(tmp_path, database_url, port, workers)
-                    assert eventually(lambda port=port: is_sent_to(port)), "nginx tries it again within its fail_timeout"  # type: ignore[misc]
+                    assert eventually(partial(is_sent_to, port)), "nginx tries it again within its fail_timeout"
             finally:
                 load.over.set()
                 for thread in load.threads:

@@ -358,7 +358,7 @@ def reads(resource: Resource, mine: list[Row], theirs: list[Row], refused: bool)
     path = f"/api/{resource.version}/{resource.name}"
     yield from (Request(method, path) for method in ("GET", "HEAD", "OPTIONS"))
     for query in ("count=exact", "count=estimated", "limit=1&count=exact", "limit=1&page=2&count=exact", "page=1000", "limit=0"):
-        yield Request("GET", path, tuple(tuple(part.split("=")) for part in query.split("&")))  # type: ignore[misc]
+        yield Request("GET", path, tuple((name, value) for name, _, value in (part.partition("=") for part in query.split("&"))))
     own = mine[0] if mine else theirs[0]
     for name, field in resource.fields.items():
         yield from (Request("GET", path, (("sort", sort), ("limit", "1"))) for sort in (name, f"-{name}", f"-{name}:nullslast"))

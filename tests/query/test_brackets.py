@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from gateway.errors import ValidationFailed
@@ -22,7 +24,8 @@ def test_nothing_asks_for_everything() -> None:
 
 def test_every_option_has_its_place() -> None:
     query = "&".join(f"{option}=x{position}" for position, option in enumerate(OPTIONS)).encode()
-    assert parse_list(query) == ListRequest(**{option: f"x{position}" for position, option in enumerate(OPTIONS)})  # type: ignore[arg-type]
+    places: dict[str, Any] = {option: f"x{position}" for position, option in enumerate(OPTIONS)}
+    assert parse_list(query) == ListRequest(**places)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from gateway.catalog.model import Column, SortKey
+from gateway.catalog.model import Column, Resource, SortKey
 from gateway.errors import NotFound, Problem, ValidationFailed
 from gateway.query.ast import Bound, Comparison, Grant, ListRequest
 from gateway.query.operators import OPERATORS
@@ -40,9 +40,9 @@ SMALL = resource(
 )
 
 
-def problems_of(query: str, found: object = EVERYTHING) -> list[tuple[str, str]]:
+def problems_of(query: str, found: Resource = EVERYTHING) -> list[tuple[str, str]]:
     with pytest.raises(ValidationFailed) as refused:
-        plan_list(found, parse_list(query.encode()))  # type: ignore[arg-type]
+        plan_list(found, parse_list(query.encode()))
     return [(problem.field, problem.message) for problem in refused.value.problems]
 
 

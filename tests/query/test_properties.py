@@ -9,6 +9,7 @@ import itertools
 import json
 from base64 import b64encode
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -466,10 +467,10 @@ def test_a_body_read_in_one_go_is_what_it_is_field_by_field(members: list[tuple[
     ).encode()
     titled = b'{"title":"%b",%b' % (title.encode(), body[1:])
     for sent in (body, titled if members else body):
-        create = outcome(lambda sent=sent: plan_create(BOUNDED, sent))  # type: ignore[misc]
-        assert outcome(lambda sent=sent: PLANS.create(BOUNDED, sent)) == create  # type: ignore[misc]
-        patch = outcome(lambda sent=sent: plan_patch(BOUNDED, ("1",), sent, False))  # type: ignore[misc]
-        assert outcome(lambda sent=sent: PLANS.patch(BOUNDED, ("1",), sent, False)) == patch  # type: ignore[misc]
+        create = outcome(partial(plan_create, BOUNDED, sent))
+        assert outcome(partial(PLANS.create, BOUNDED, sent)) == create
+        patch = outcome(partial(plan_patch, BOUNDED, ("1",), sent, False))
+        assert outcome(partial(PLANS.patch, BOUNDED, ("1",), sent, False)) == patch
 
 
 def test_a_body_with_names_that_json_escapes_is_read_field_by_field() -> None:
