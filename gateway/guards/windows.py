@@ -193,18 +193,20 @@ class MemoryStorage(_SlidingWindows):
         for key, amount, period in charges:
             windows, elapsed = self._at(now, period)
             previous, current = windows.previous.get(key, 0), windows.current.get(key, 0)
-            if previous * (period - elapsed) // period + current >= amount:
-                taken = False
-            seen.append((windows, elapsed, previous, current))
+            left = amount - current - previous * (period - elapsed) // period
+            taken = taken and left > 0
+            seen.append((windows, key, amount, period, elapsed, previous, current, left))
         tightest, least, longest = 0, -1, 0
-        for position, (key, amount, period) in enumerate(charges):
-            windows, elapsed, previous, current = seen[position]
+        for position, (windows, key, amount, period, elapsed, previous, current, left) in enumerate(seen):
             if taken:
                 if not current and len(windows.current) >= self._max_keys:
                     windows.forget_oldest(self._max_keys)
                 current += 1
+                left -= 1
                 windows.current[key] = current
-            left, more = standing(previous, current, amount, period, elapsed)
+            more = period - elapsed
+            if left <= 0:
+                left, more = standing(previous, current, amount, period, elapsed)
             if least < 0 or left < least or (left == least and more > longest):
                 tightest, least, longest = position, left, more
         return tightest, taken, least, longest

@@ -444,8 +444,7 @@ class Read:
     def _go_on(self) -> None:
         """Looks into the cache, or asks the database."""
         self._is_reading = True
-        routes, way = self._fast.routes, self._way
-        self._tick = routes.deadlines.watch(way.bound_seconds, self)
+        way = self._way
         began = time.perf_counter()
         try:
             is_plain = self.prepare()
@@ -475,7 +474,9 @@ class Read:
         except StoreDown:
             self.resume()
         else:
-            if found is not None:
+            if found is None:
+                self._watch()
+            else:
                 self.looked(found)
 
     def looked(self, found: Found) -> None:
@@ -501,6 +502,7 @@ class Read:
                 self.resume()
             return
         self._is_inside = True
+        self._watch()
         statement, values = self.asks()
         reads = pipeline.reads
         seconds = way.resource.timeout_seconds
@@ -595,6 +597,11 @@ class Read:
         """A stage that ends now, for a trace."""
         if self._noted.trace is not None:
             self._noted.note(stage, began)
+
+    def _watch(self) -> None:
+        """Bounds what is waited for from here on."""
+        if self._tick is None:
+            self._tick = self._fast.routes.deadlines.watch(self._way.bound_seconds, self)
 
     def _unwatch(self) -> None:
         if self._tick is not None:
