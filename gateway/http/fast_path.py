@@ -66,8 +66,13 @@ logger = logging.getLogger("gateway.http")
 LINE = re.compile(rb"GET (/api/[!-\"$->@-~]*)(?:\?([!-\"$-~]*))? HTTP/1\.1")
 """A request's first line, with a path and a query of printable ASCII."""
 NOTHING: Mapping[bytes, bytes] = {}
-VARYING = re.compile(rb"\r\n(x-request-id|traceparent|tracestate):[ \t]*([^\r\n]*?)[ \t]*(?=\r\n)", re.IGNORECASE)
-"""Headers that are another for each request. A head is remembered without them."""
+VARYING = re.compile(rb"\r\n(x-request-id|traceparent|tracestate):([^\x00-\x08\x0a-\x1f\x7f]*)(?=\r\n)", re.IGNORECASE)
+"""Headers that are another for each request. A head is remembered without them.
+
+A value is what the parser takes for one (RFC 9110, 5.5), spaces around it and all: leaving those to the expression would cost
+the cube of their number. Where it is something else, the head is one that is not known.
+"""
+END_OF_HEAD = b"\r\n\r\n"
 MAX_HEADS = 2000
 MAX_HEAD_BYTES = 10_000
 """Of one: a token may have 8 kB."""
@@ -187,8 +192,10 @@ class FastPath:
         told = NOTHING
         if head is None:
             found = VARYING.findall(rest)
-            head = self._heads.get(VARYING.sub(b"", rest)) if found else None
-            told = {name.lower(): value for name, value in found}
+            if not found or not rest.endswith(END_OF_HEAD):  # what follows the end of a head may look like one of its lines
+                return None
+            head = self._heads.get(VARYING.sub(b"", rest))
+            told = {name.lower(): value.strip(b" \t") for name, value in found}
             if head is None or len(told) < len(found):  # where one stands twice
                 return None
         line = LINE.fullmatch(packet, 0, end)

@@ -1,0 +1,119 @@
+"""Which packets the fast path takes for a request that it knows, and that what it cannot go on with is answered all the same.
+
+That its answers are those of the common way is for `tests/journeys/test_fast_path.py`, on real servers.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from gateway.http.fast_path import FastPath, Read
+from gateway.http.protocol import line_of
+from gateway.http.routes import DataRoutes, Edge
+
+LINE = b"GET /api/v1/things HTTP/1.1"
+HOST = b"\r\nHost: here"
+END = b"\r\n\r\n"
+CONNECTION = cast(Any, SimpleNamespace(client=("127.0.0.1", 4711)))
+
+
+class Anything(FastPath):
+    """Every path leads to the same resource."""
+
+    def __init__(self, **edge: Any) -> None:
+        routes = SimpleNamespace(edge=Edge(10, (), None, **edge), admission=SimpleNamespace(verifier=None), serving=lambda: None)
+        super().__init__(cast(DataRoutes, routes), line_of)
+
+    def _find(self, *_asked: Any) -> Any:
+        return SimpleNamespace(client="somebody"), None
+
+    def knows(self, rest: bytes, *raw: tuple[bytes, bytes]) -> Anything:
+        """Learns a head, the end of its line and all."""
+        self.learn(rest, list(raw))
+        return self
+
+    def takes(self, packet: bytes) -> Read | None:
+        """What a packet is to it."""
+        return self.take(CONNECTION, packet)
+
+
+def test_a_head_is_known_by_its_bytes_but_for_those_that_are_anothers_each_time() -> None:
+    known = Anything().knows(HOST + b"\r\nX-Request-Id: first" + END)
+    for more, request_id in [
+        (b"", None),
+        (b"\r\nX-Request-Id: mine", b"mine"),
+        (b"\r\nx-request-id:mine", b"mine"),
+        (b"\r\nX-REQUEST-ID:  \t mine \t ", b"mine"),
+        (b"\r\nX-Request-Id: not sane", None),
+        (b"\r\nX-Request-Id: caf\xc3\xa9", None),
+        (b"\r\nX-Request-Id:", None),
+        (b"\r\ntraceparent: 00-1-2-03\r\ntracestate: a=b\r\nX-Request-Id: mine", b"mine"),
+    ]:
+        for rest in (HOST + more + END, more + HOST + END):
+            read = known.takes(LINE + rest)
+            assert read is not None, rest
+            assert read.request_id == request_id or (request_id is None and read.request_id not in (b"", b"first"))
+    for other in (b"\r\nHOST: here", b"\r\nHost:here", HOST + b"\r\nAccept: */*", b""):
+        assert known.takes(LINE + other + END) is None
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        LINE + HOST + b"\r\n\r\nX-Request-Id: of another request\r\n",
+        LINE + HOST + b"\r\n\r\ntracestate: a\r\ntraceparent: b\r\n",
+        LINE + HOST + b"\r\n\r\nX-Request-Id:\r\n",
+        LINE + HOST + END + b"\r\n",
+        LINE + HOST + END + LINE + HOST + END,
+        LINE + HOST + END + b"G",
+        LINE + HOST + b"\r\n",
+        LINE + HOST + b"\r\n\r",
+        LINE + HOST,
+        LINE,
+        b"",
+        b"\r\n",
+        b"\r\n" + LINE + HOST + END,
+        LINE + HOST + b"\r\nX-Request-Id: a\r\nX-Request-Id: a" + END,
+        LINE + HOST + b"\r\ntracestate: a\r\ntraceparent: b\r\nTracestate: c" + END,
+        LINE + HOST + b"\r\nX-Request-Id: a\r\n b" + END,
+        LINE + HOST + b"\r\nX-Request-Id: a\0b" + END,
+        LINE + HOST + b"\r\nX-Request-Id: a\x01" + END,
+        LINE + HOST + b"\r\nX-Request-Id:\x0b a" + END,
+        LINE + HOST + b"\r\ntraceparent: \x7f" + END,
+        LINE + HOST + b"\r\ntracestate: a\rb" + END,
+        LINE + HOST + b"\r\ntracestate: a\nHost: there" + END,
+        LINE + HOST + b"\r\nX-Request-Id : a" + END,
+        LINE + b"\nHost: here" + END,
+        LINE + b" " + HOST + END,
+        b"get /api/v1/things HTTP/1.1" + HOST + END,
+        b"HEAD /api/v1/things HTTP/1.1" + HOST + END,
+        b"POST /api/v1/things HTTP/1.1" + HOST + END,
+        b"GET  /api/v1/things HTTP/1.1" + HOST + END,
+        b"GET /api/v1/things  HTTP/1.1" + HOST + END,
+        b"GET\t/api/v1/things HTTP/1.1" + HOST + END,
+        b"GET /api/v1/things HTTP/1.0" + HOST + END,
+        b"GET /api/v1/things HTTP/1.1\nX: HTTP/1.1" + HOST + END,
+        b"GET /api/v1/things" + HOST + END,
+        b"GET http://here/api/v1/things HTTP/1.1" + HOST + END,
+        b"GET //api/v1/things HTTP/1.1" + HOST + END,
+        b"GET /apiary HTTP/1.1" + HOST + END,
+        b"GET /api/v1/things#part HTTP/1.1" + HOST + END,
+        b"GET /api/v1/things?a=b#part HTTP/1.1" + HOST + END,
+        b"GET /api/v1/thing\xc3\xa9 HTTP/1.1" + HOST + END,
+        b"GET /api/v1/things?a=\x7f HTTP/1.1" + HOST + END,
+        b"GET /api/v1/things?access_token=a HTTP/1.1" + HOST + END,
+    ],
+)
+def test_a_packet_that_the_parser_might_read_otherwise_is_left_to_it(packet: bytes) -> None:
+    known = Anything().knows(HOST + END)
+    assert known.takes(LINE + HOST + END) is not None
+    assert known.takes(packet) is None
+
+
+@pytest.mark.parametrize("value", [b" " * 60_000 + b"\r", b"a" + b" " * 60_000 + b"\0\r\n\r\n", b"\t " * 30_000 + b"\0\r\n\r\n"])
+def test_no_packet_takes_long_to_be_looked_at(value: bytes) -> None:
+    """With an expression that goes back over the spaces this test would not end: they cost it the cube of their number."""
+    assert Anything().knows(HOST + END).takes(LINE + HOST + b"\r\nX-Request-Id:" + value) is None
