@@ -53,8 +53,9 @@ class Deadlines:
         """Ends what is overdue, and goes on while there is anything that may come to be."""
         now = loop.time() / self._tick_seconds
         for number in [number for number in self._ticks if number <= now]:
-            for bound in self._ticks.pop(number):
-                bound.end()
+            tick = self._ticks.pop(number)
+            while tick:  # one that ends takes itself out, and may take out others
+                tick.pop().end()
         self._timer = loop.call_later(self._tick_seconds, self._pass, loop) if self._ticks else None
 
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from gateway.deadlines import Deadlines
+from gateway.deadlines import Deadlines, Endable
 
 
 def test_what_takes_too_long_ends_and_not_before_its_time() -> None:
@@ -92,5 +92,39 @@ def test_a_cancellation_by_somebody_else_stays_one() -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+
+    asyncio.run(run())
+
+
+def test_what_is_watched_ends_once_and_may_take_itself_and_others_out_and_watch_anew() -> None:
+    async def run() -> None:
+        deadlines = Deadlines(tick_seconds=0.005)
+        ended: list[str] = []
+        ticks: dict[str, set[Endable]] = {}
+
+        class Watched:
+            def __init__(self, name: str, *others: Watched) -> None:
+                self.name = name
+                self.others = others
+                ticks[name] = deadlines.watch(60 if name == "late" else 0.01, self)
+
+            def end(self) -> None:
+                ended.append(self.name)
+                for each in (self, *self.others):
+                    ticks[each.name].discard(each)
+                if self.name.startswith("first"):
+                    Watched("second")
+
+        Watched("late")
+        friends = Watched("first a"), Watched("first b")
+        friends[0].others, friends[1].others = friends[1:], friends[:1]
+        Watched("first c")
+        async with asyncio.timeout(10):
+            while ended.count("second") < 2:
+                await asyncio.sleep(0.001)
+        assert sorted(name[:7] for name in ended if name != "second") in (["first a", "first c"], ["first b", "first c"])
+        with pytest.raises(TimeoutError), deadlines.within(0.01):  # and the timer goes on
+            await asyncio.sleep(30)
+        assert len(ended) == 4
 
     asyncio.run(run())
