@@ -158,9 +158,9 @@ class Coalescer(Generic[Question, Answer]):
             await self._settle(batch[:middle])
             await self._settle(batch[middle:])
         except Exception as fault:  # noqa: BLE001 - it is the callers', and each gets it
+            waiting = tuple(self._waiting) if isinstance(fault, self._common) else ()  # who is told may ask anew at once
             _fail(batch, fault)
-            if isinstance(fault, self._common):
-                _fail(self._waiting, fault)
+            _fail(waiting, fault)
         else:
             _tell(batch, answers)
 

@@ -334,3 +334,53 @@ def test_a_fault_that_is_common_to_all_is_told_to_who_waits_at_once() -> None:
             await coalescer.ask(3)
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("common", [(), (ConnectionRefusedError,)])
+def test_who_is_told_may_ask_anew_at_once_and_hurts_nobody(common: tuple[type[Exception], ...]) -> None:
+    """As a connection does whose next request has come already: it is answered by a call of its own."""
+
+    async def run() -> None:
+        batches: list[list[int]] = []
+        told: list[tuple[int, object]] = []
+
+        async def call(numbers: Sequence[int]) -> list[int]:
+            batches.append(list(numbers))
+            await asyncio.sleep(0)
+            if numbers[0] < 100:
+                raise ConnectionRefusedError
+            return list(numbers)
+
+        coalescer: Coalescer[int, int] = Coalescer(call, max_batch=2, max_batches=1, common=common)
+
+        class Asker:
+            def __init__(self, number: int) -> None:
+                self.number = number
+                self.is_told = False
+                coalescer.enqueue(number, self)
+
+            def done(self) -> bool:
+                return self.is_told
+
+            def set_result(self, result: int, /) -> None:
+                self.is_told = True
+                told.append((self.number, result))
+
+            def set_exception(self, exception: Exception, /) -> None:
+                self.is_told = True
+                told.append((self.number, type(exception)))
+                Asker(self.number + 100)
+
+            def cancel(self) -> None:
+                assert self.is_told
+
+        for number in range(6):
+            Asker(number)
+        async with asyncio.timeout(10):
+            while len(told) < 12:
+                await asyncio.sleep(0)
+        assert told[:6] == [(number, ConnectionRefusedError) for number in range(6)]
+        assert told[6:] == [(number, number) for number in range(100, 106)]
+        assert len(batches) == (4 if common else 6)
+
+    asyncio.run(run())
