@@ -5,18 +5,23 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import httpx
+import msgspec
 import uvicorn
 
 from gateway.app import Gateway
 from gateway.http.protocol import HttpProtocol
+from gateway.http.server import Server
 from gateway.settings import Settings, load_settings
 
 START_TIMEOUT_SECONDS = 20
+
+T = TypeVar("T")
 
 
 def settings_for(database_url: str, resources_dir: Path | str = "resources", **variables: str) -> Settings:
@@ -43,10 +48,11 @@ def write_resources(directory: Path, files: Mapping[str, str]) -> Path:
     return directory
 
 
-class _Server(uvicorn.Server):
-    """A uvicorn server in a thread, which leaves the process's signals alone."""
+class _Server(Server):
+    """The product's server in a thread, which leaves the process's signals alone."""
 
     def __init__(self, application: Gateway) -> None:
+        self.application = application
         super().__init__(
             uvicorn.Config(
                 application,
@@ -68,15 +74,38 @@ class _Server(uvicorn.Server):
         self.ready.set()
 
 
+class Served(msgspec.Struct, frozen=True):
+    """A gateway that runs in a thread of this process: the application, its server, a client of it and where it listens."""
+
+    gateway: Gateway
+    server: Server
+    loop: asyncio.AbstractEventLoop
+    client: httpx.Client
+    address: tuple[str, int]
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """What the work comes to in the gateway's own loop."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(START_TIMEOUT_SECONDS)
+
+
 @contextmanager
 def running(settings: Settings) -> Iterator[httpx.Client]:
     """A client of a gateway that runs for as long as the block does, in a thread of this process, on a free port."""
+    with serving(settings) as served:
+        yield served.client
+
+
+@contextmanager
+def serving(settings: Settings) -> Iterator[Served]:
+    """The same, for who looks into it."""
     server = _Server(Gateway(settings))
     loop_factory = server.config.get_loop_factory()
+    loops: list[asyncio.AbstractEventLoop] = []
 
     def run() -> None:
         try:
             with asyncio.Runner(loop_factory=loop_factory) as runner:
+                loops.append(runner.get_loop())
                 runner.run(server._serve())
         finally:
             server.ready.set()
@@ -87,10 +116,10 @@ def running(settings: Settings) -> Iterator[httpx.Client]:
     if not server.started:
         thread.join(5)
         raise RuntimeError("the gateway did not start; see the log")
-    port = server.servers[0].sockets[0].getsockname()[1]
+    address = ("127.0.0.1", server.servers[0].sockets[0].getsockname()[1])
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
-            yield client
+        with httpx.Client(base_url=f"http://127.0.0.1:{address[1]}", timeout=20) as client:
+            yield Served(server.application, server, loops[0], client, address)
     finally:
         server.should_exit = True
         thread.join(10)
