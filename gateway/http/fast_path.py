@@ -39,7 +39,7 @@ from gateway.guards.ratelimit import Charges, Decision, limit_lines, refusal
 from gateway.guards.tokens import Caller, bearer_token, refuse_query_token
 from gateway.guards.windows import StorageDown, Taken
 from gateway.http.admission import Visitor
-from gateway.http.edge import cors_headers
+from gateway.http.edge import MAX_HEADERS, cors_headers
 from gateway.http.requests import PLAN_TYPE, Headers, new_request_id, read_headers, request_id, split_key, split_path
 from gateway.http.responses import Header, Response, page_body, page_links, problem_response, row_body
 from gateway.http.routes import FEW_IN_FLIGHT, DataRoutes, Serving, read_late, routes_of
@@ -161,6 +161,7 @@ class FastPath:
         edge = self.routes.edge
         if (
             len(rest) > MAX_HEAD_BYTES
+            or len(raw) > MAX_HEADERS - 3  # those that vary may come on top
             or rest in self._heads
             or headers.if_match
             or headers.if_none_match

@@ -190,7 +190,7 @@ class Cycle(RequestResponseCycle):
         self.waiting_for_100_continue = False
         self.transport.write(b"".join(parts))
         self.message_event.set()
-        if self.head is not None and status == 200 and self.fast_path is not None:
+        if self.head is not None and status == 200 and self.keep_alive and self.fast_path is not None:
             self.fast_path.learn(self.head, list(self.scope["headers"]))
         if not self.keep_alive:
             self.transport.close()
@@ -272,7 +272,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse_unread(data, arrivals)
             return
         self._head = None
-        if fast_path is not None and self._is_quiet():
+        if fast_path is not None and len(data) <= self.max_head_bytes and self._is_quiet():
             read = fast_path.take(self, data)
             if read is not None:
                 self._begin_fast(read)
