@@ -42,7 +42,7 @@ from gateway.http.admission import Visitor
 from gateway.http.edge import MAX_HEADERS, cors_headers
 from gateway.http.requests import PLAN_TYPE, Headers, new_request_id, read_headers, request_id, split_key, split_path
 from gateway.http.responses import Header, Response, page_body, page_links, problem_response, row_body
-from gateway.http.routes import FEW_IN_FLIGHT, DataRoutes, Serving, read_late, routes_of
+from gateway.http.routes import FEW_IN_FLIGHT, UNKNOWN_ROUTE, DataRoutes, Serving, read_late, routes_of
 from gateway.http.timing import is_wanted
 from gateway.pipeline import (
     BYPASS,
@@ -215,7 +215,7 @@ class FastPath:
         if told or self.routes.edge.is_traced:
             trace = self.routes.edge.begin(told.get(b"traceparent", b""), told.get(b"tracestate", b""))
         given_id = request_id(told.get(b"x-request-id", b"")) if told else new_request_id()
-        noted = Timeline(given_id.decode("ascii"), "", trace)
+        noted = Timeline(given_id.decode("ascii"), UNKNOWN_ROUTE, trace)
         noted.client = way.client
         if key is None:
             return _ListRead(self, connection, head, way, noted, began, path, query=query)
@@ -653,11 +653,13 @@ class _RowRead(Read):
 
     def prepare(self) -> bool:
         way = self._way
-        self._noted.route = way.row_route
         key, kind = self._key, way.key_type
         if kind is None or b"%" in key or b"," in key:
-            self._values = key_values(way.resource, split_key(key), way.grant)
+            parts = split_key(key)  # what is no text names no row, and is told as of no resource
+            self._noted.route = way.row_route
+            self._values = key_values(way.resource, parts, way.grant)
             return True
+        self._noted.route = way.row_route
         try:
             value = kind.parse(key.decode("ascii"))
         except BadValue:
