@@ -566,9 +566,12 @@ class Read:
             "headers": self._head.raw,
             "client": self._connection.client,
         }
-        response, error_code = await routes.resume(scope, headers, visitor)
-        more = () if visitor.deprecation is None else visitor.deprecation.headers(self._path)
-        self.answer(response, error_code, more)
+        try:
+            response, error_code = await routes.resume(scope, headers, visitor)
+            more = () if visitor.deprecation is None else visitor.deprecation.headers(self._path)
+            self.answer(response, error_code, more)
+        except Exception as fault:  # noqa: BLE001 - nobody waits for the task, and the caller waits for an answer
+            self.fail(fault)
 
     def show_body(self, freshness: Freshness, lines: bytes, body: bytes) -> None:
         """Answers with 200."""
