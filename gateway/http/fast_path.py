@@ -207,6 +207,8 @@ class FastPath:
             if query:
                 refuse_query_token(query)
             way, key = self._find(connection, head, path)
+            if key is not None and b"%" in key:
+                split_key(key)  # what is no text names no resource, and counts by no limit of its own
         except GatewayError:
             return None
         if way is None or (key is not None and (query or not key)):
@@ -656,13 +658,11 @@ class _RowRead(Read):
 
     def prepare(self) -> bool:
         way = self._way
+        self._noted.route = way.row_route
         key, kind = self._key, way.key_type
         if kind is None or b"%" in key or b"," in key:
-            parts = split_key(key)  # what is no text names no row, and is told as of no resource
-            self._noted.route = way.row_route
-            self._values = key_values(way.resource, parts, way.grant)
+            self._values = key_values(way.resource, split_key(key), way.grant)
             return True
-        self._noted.route = way.row_route
         try:
             value = kind.parse(key.decode("ascii"))
         except BadValue:
