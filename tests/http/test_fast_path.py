@@ -10,8 +10,10 @@ from typing import Any, cast
 
 import pytest
 
+from gateway.http import fast_path
 from gateway.http.fast_path import FastPath, Read
 from gateway.http.protocol import line_of
+from gateway.http.requests import PLAN_TYPE
 from gateway.http.routes import DataRoutes, Edge
 
 LINE = b"GET /api/v1/things HTTP/1.1"
@@ -117,3 +119,32 @@ def test_a_packet_that_the_parser_might_read_otherwise_is_left_to_it(packet: byt
 def test_no_packet_takes_long_to_be_looked_at(value: bytes) -> None:
     """With an expression that goes back over the spaces this test would not end: they cost it the cube of their number."""
     assert Anything().knows(HOST + END).takes(LINE + HOST + b"\r\nX-Request-Id:" + value) is None
+
+
+def test_what_is_remembered_has_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast_path, "MAX_HEADS", 3)
+    monkeypatch.setattr(fast_path, "MAX_KEPT_BYTES", 1000)
+    known, heads = Anything(), [b"\r\nHost: %d" % number + END for number in range(5)]
+    for head in heads:
+        known.learn(head, [])
+        known.learn(head, [])
+    assert [known.takes(LINE + head) is not None for head in heads] == [False, False, True, True, True]
+    assert known._bytes == sum(map(len, heads[2:]))
+    large = b"\r\nHost: " + b"x" * 980 + END
+    known.learn(large, [])
+    assert list(known._heads) == [large]
+    assert known._bytes == len(large)
+    known.learn(b"\r\nHost: " + b"x" * fast_path.MAX_HEAD_BYTES + END, [])
+    assert list(known._heads) == [large]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *((b"if-match", b"*"), (b"if-none-match", b""), (b"x-consistency-token", b""), (b"accept", PLAN_TYPE)),
+        *((b"cache-control", b"no-cache"), (b"cache-control", b"max-age=0, no-store"), (b"server-timing", b"?1")),
+    ],
+)
+def test_a_head_that_asks_for_something_of_its_own_is_not_remembered(header: tuple[bytes, bytes]) -> None:
+    assert Anything().knows(HOST + END, header).takes(LINE + HOST + END) is None
+    assert Anything(timing="on").knows(HOST + END).takes(LINE + HOST + END) is None

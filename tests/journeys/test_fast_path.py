@@ -998,3 +998,55 @@ def test_what_is_under_way_when_the_server_stops_is_answered_and_ends_its_connec
             assert (answer.status, answer["connection"]) == (200, "close")
             assert wire.has_ended()
         assert [each.status for each in ways.settle()] == [200, 200]
+
+
+# --- what is kept --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("store", ["memory", "redis"])
+def test_what_is_kept_is_told_and_goes_with_a_write_on_the_same_connection(
+    database_url: str, resources: Path, taken: list[bytes], store: str
+) -> None:
+    execute(database_url, TABLES)
+    with ExitStack() as stack:
+        redis = {"REDIS_URL": stack.enter_context(valkey())} if store == "redis" else {}
+        with ways_over(database_url, resources, taken, WORKERS="1", **redis) as ways:
+            cache = ways.served.gateway.cache
+            assert cache is not None
+            assert eventually(lambda: cache.is_trusted)
+            wire = ways.warm()
+            for target in ("/api/v1/notes/7", "/api/v1/notes?id=7"):
+                before = cache.hits, cache.misses, cache.bypasses
+                first, second = ways.fast(wire, packet(target)), ways.fast(wire, packet(target))
+                assert (first["x-cache"], second["x-cache"]) == ("miss", "hit")
+                assert ["age" in dict(each.headers) for each in (first, second)] == [False, True]
+                assert first.body == second.body
+                assert (cache.hits, cache.misses, cache.bypasses) == (before[0] + 1, before[1] + 1, before[2])
+                body = json.dumps({"body": f"written for {target}"})
+                change = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+                assert wire.ask(packet("/api/v1/notes/7", change, "PATCH") + body.encode()).status == 200
+                third = ways.fast(wire, packet(target))
+                assert third["x-cache"] == "miss"
+                assert f"written for {target}" in third.body.decode()
+            assert ways.fast(wire, packet("/api/v1/words/plain"))["x-cache"] == "bypass"  # whose ttl is 0
+            stack.close()
+            if store == "redis":
+                misses, bypasses = cache.misses, cache.bypasses
+                for target in ("/api/v1/notes/7", "/api/v1/notes?id=7", "/api/v1/notes/7"):
+                    assert ways.fast(wire, packet(target))["x-cache"] == "bypass"
+                assert (cache.misses, cache.bypasses) == (misses, bypasses + 3)
+            ways.check_rest()
+
+
+def test_many_at_once_are_counted_and_read_together_and_who_is_over_the_limit_is_refused(
+    site_url: str, resources: Path, taken: list[bytes]
+) -> None:
+    with valkey() as url, ways_over(site_url, resources, taken, RATE_LIMIT="1000000/day", REDIS_URL=url) as ways:
+        wires = [ways.warm() for _ in range(20)]
+        ways.settle()
+        for wire in wires:
+            wire.send(packet("/api/v1/few/1"))
+        answers = [wire.answer() for wire in wires]
+        assert sorted(answer.status for answer in answers if answer is not None) == [200] * 5 + [429] * 15
+        assert sorted(each.status for each in ways.settle()) == [200] * 5 + [429] * 15
+        ways.check_rest()
