@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
@@ -71,6 +74,7 @@ RESOURCES = {
     "marked": READ_BY_ALL,
     "owners": f"key: owner\n{READ_BY_ALL}",
     "old": f"table: notes\ndeprecated: {{since: 2026-01-01}}\n{READ_BY_ALL}",
+    "brief": f"table: gated\nkey: id\ntimeout: 0.2\n{READ_BY_ALL}",
     "few": f"table: notes\nlist: {{sort: [id]}}\nrate_limit: 5/day\n{READ_BY_ALL}",
 }
 CUSTOM = "/api/v1/notes?limit=1"
@@ -910,6 +914,20 @@ def test_where_there_is_no_room_a_request_waits_for_it_or_is_refused(
     assert [each.status for each in ways.settle()] == [503, 503, 200, 200, 200]
 
 
+def test_a_statement_that_takes_too_long_is_told_alike(ways: Ways, site_url: str) -> None:
+    wires = [ways.warm() for _ in range(3)]
+    with closed_gate(site_url) as gate:
+        common = ways.common(packet("/api/v1/brief/1"))
+        for number, wire in enumerate(wires):
+            wire.send(packet(f"/api/v1/brief/{1 + number}"))
+        for wire in wires:
+            answer = wire.answer()
+            assert answer is not None
+            assert answer.told == common.told
+            assert answer.json["error"]["code"] == "DB_TIMEOUT"
+        gate.open()
+
+
 def test_a_shape_that_is_slow_is_read_alone(ways: Ways) -> None:
     wire = ways.warm()
     assert ways.fast(wire, packet("/api/v1/notes/7")).status == 200
@@ -1061,3 +1079,64 @@ def test_many_at_once_are_counted_and_read_together_and_who_is_over_the_limit_is
         assert sorted(answer.status for answer in answers if answer is not None) == [200] * 5 + [429] * 15
         assert sorted(each.status for each in ways.settle()) == [200] * 5 + [429] * 15
         ways.check_rest()
+
+
+def test_heads_know_few_ways_and_queries_and_forget_the_oldest(ways: Ways, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast_path, "MAX_WAYS", 2)
+    monkeypatch.setattr(fast_path, "MAX_PAGES", 3)
+    wire, known = ways.warm("X-Test: few ways\r\n"), ways.served.gateway.fast_path
+    known.pages.clear()
+    for name in ("notes", "words", "pairs", "owners", "notes"):
+        for limit in (1, 2, 1):
+            answer = ways.fast(wire, packet(f"/api/v1/{name}?limit={limit}", "X-Test: few ways\r\n"))
+            assert len(answer.json["data"]) == limit
+    heads = [head for head in known._heads.values() if (b"x-test", b"few ways") in head.raw]
+    assert [list(head.ways) for head in heads] == [[b"/api/v1/owners", b"/api/v1/notes"]]
+    assert len(known.pages) == 3
+
+
+# --- many ----------------------------------------------------------------------------------------------------------------
+
+
+def ask_much(ways: Ways, number: int, requests: int) -> int:
+    """One caller, who now and then sends two at a time, or leaves without an answer. Tells how many were answered."""
+    chance, wire, answered = random.Random(number), ways.wire(), 0
+    head = {"X-Caller": str(number % 3)}
+    for turn in range(requests):
+        wanted = [(f"{number}-{turn}-{place}", chance.randint(1, 100)) for place in range(chance.choice([1, 1, 1, 2]))]
+        for request_id, key in wanted:
+            target = chance.choice([f"/api/v1/notes/{key}", f"/api/v1/notes?id={key}", f"/api/v1/notes?id={key}&count=estimated"])
+            wire.send(packet(target, {**head, "X-Request-Id": request_id}))
+        if chance.random() < 0.05:
+            wire.close()
+            wire = ways.wire()
+            continue
+        for request_id, key in wanted:
+            answer = wire.answer()
+            assert answer is not None
+            assert (answer.status, answer["x-request-id"]) == (200, request_id)
+            data = answer.json["data"]
+            assert (data[0] if isinstance(data, list) else data)["id"] == key
+            answered += 1
+    return answered
+
+
+@pytest.mark.parametrize("requests", [40, pytest.param(1500, marks=pytest.mark.long)])
+@pytest.mark.parametrize("store", ["no store", "redis"])
+def test_each_of_many_callers_gets_their_own_answers_whatever_is_reloaded_meanwhile(
+    site_url: str, resources: Path, taken: list[bytes], store: str, requests: int
+) -> None:
+    with ExitStack() as stack:
+        redis = {"WORKERS": "1", "REDIS_URL": stack.enter_context(valkey())} if store == "redis" else {}
+        ways = stack.enter_context(ways_over(site_url, resources, taken, RATE_LIMIT="1000000/day", **redis))
+        callers = stack.enter_context(ThreadPoolExecutor(8))
+        before = len(taken)
+        asked = [callers.submit(ask_much, ways, number, requests) for number in range(8)]
+        while not all(each.done() for each in asked):
+            ways.served.run(ways.served.gateway.rebuild())
+        answered = sum(each.result() for each in asked)
+        ways.check_rest()
+        assert len(taken) - before > answered / 2
+        ended = Counter(each.timeline.request_id for each in ways.settle())
+        assert ended.most_common(1)[0][1] == 1
+        assert len(ended) >= answered
