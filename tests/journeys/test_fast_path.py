@@ -748,6 +748,40 @@ def test_each_request_counts_once_and_the_last_is_refused_as_by_the_common_way(
             ways.check_rest()
 
 
+def test_an_answer_that_is_ready_waits_for_the_count_which_may_refuse_it(
+    site_url: str, resources: Path, taken: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with valkey() as url, ways_over(site_url, resources, taken, RATE_LIMIT="1000000/day", REDIS_URL=url) as ways:
+        wires = [ways.warm(), ways.warm()]
+        assert [ways.fast(wires[0], packet("/api/v1/few/1")).status for _ in range(4)] == [200] * 4
+        redis, counted, ready = ways.served.gateway.limiter.redis, asyncio.Event(), list[int]()
+        assert redis is not None
+        evaluate, answer = redis._evaluate, Read._answer
+
+        async def evaluating(*asked: Any) -> list[int]:
+            await counted.wait()
+            return await evaluate(*asked)
+
+        def answering(self: Read, *parts: Any) -> None:
+            if not self._is_counted:
+                ready.append(parts[0])
+            answer(self, *parts)
+
+        monkeypatch.setattr(redis, "_evaluate", evaluating)
+        monkeypatch.setattr(Read, "_answer", answering)
+        ways.settle()
+        for wire in wires:
+            wire.send(packet("/api/v1/few/1"))
+        assert eventually(lambda: ready == [200, 200])
+        assert in_flight(ways) == 2
+        ways.served.loop.call_soon_threadsafe(counted.set)
+        answers = [wire.answer() or pytest.fail("ended") for wire in wires]
+        assert sorted(each.status for each in answers) == [200, 429]
+        assert sorted(each["ratelimit"].partition(";t=")[0] for each in answers) == ['"few";r=0', '"few";r=0']
+        assert sorted(each.status for each in ways.settle()) == [200, 429]
+        ways.check_rest()
+
+
 @contextmanager
 def valkey() -> Iterator[str]:
     """A Redis that may be stopped."""
