@@ -1155,7 +1155,7 @@ def ask_much(ways: Ways, number: int, requests: int) -> int:
     return answered
 
 
-@pytest.mark.parametrize("requests", [40, pytest.param(1500, marks=pytest.mark.long)])
+@pytest.mark.parametrize("requests", [20, pytest.param(1500, marks=pytest.mark.long)])
 @pytest.mark.parametrize("store", ["no store", "redis"])
 def test_each_of_many_callers_gets_their_own_answers_whatever_is_reloaded_meanwhile(
     site_url: str, resources: Path, taken: list[bytes], store: str, requests: int
