@@ -88,6 +88,8 @@ FRESHNESS = {
 }
 """How an answer's lines begin, by where it is from: as `responses.row_response` has it."""
 
+STOPPING = "The service is stopping."
+
 T = TypeVar("T")
 
 
@@ -322,7 +324,7 @@ class _Waiter(Generic[T]):
     def cancel(self) -> None:
         """There will be none."""
         if not self.done():
-            self.set_exception(Unavailable("The service is stopping."))
+            self.set_exception(Unavailable(STOPPING))
 
     def take(self, result: T) -> None:
         """Goes on with the answer."""
@@ -535,9 +537,16 @@ class Read:
         self.leave(answered=True)
         self.fail(read_late())
 
+    def cancel(self) -> None:
+        """Answers at once, with what there is to say at the end of the service."""
+        self._is_counted = True
+        self.fail(Unavailable(STOPPING))
+
     def fail(self, fault: Exception) -> None:
         """Answers with an error; tries once more where it comes of tables that changed."""
         if self.is_over:
+            if not isinstance(fault, GatewayError | Violation):
+                logger.error("request %s failed after its answer", self._noted.request_id, exc_info=fault)
             return
         if isinstance(fault, TablesChanged):
             self.resume()

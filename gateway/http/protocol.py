@@ -213,6 +213,14 @@ async def _refuse_late(scope: Scope, _receive: Receive, send: Any) -> None:
     await send.respond(LATE.status, [*LATE.headers, *SECURITY, (b"x-request-id", read_headers(scope).request_id)], LATE.body)
 
 
+async def _end_with(read: Read, ended: asyncio.Event) -> None:
+    """Waits until a request of the fast path has its answer; it is given one where the server waits no longer."""
+    try:
+        await ended.wait()
+    except asyncio.CancelledError:
+        read.cancel()
+
+
 class _NoTrailers(list[Header]):
     """Where what comes after a body goes. RFC 9110, 6.5.1: a trailer is no header unless somebody knows that it may be one."""
 
@@ -243,10 +251,10 @@ class HttpProtocol(HttpToolsProtocol):
     _arrivals: Arrivals | None = None
     _fast_path: FastPath | None = None
     _drainable: DrainableState | None = None
-    _is_fast = False
-    """Whether a request of the fast path is under way."""
-    _is_ending = False
-    """Whether the answer to that is the connection's last."""
+    _fast: Read | None = None
+    """The request of the fast path that is under way."""
+    _ended: asyncio.Event | None = None
+    """Set when it has its answer, where that is the connection's last."""
     _held = b""
     """What came meanwhile."""
     _head: bytes | None = None
@@ -264,7 +272,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._is_fast:
+        if self._fast is not None:
             self._hold(data)
             return
         arrivals, fast_path = self._arrivals, self._fast_path
@@ -365,7 +373,7 @@ class HttpProtocol(HttpToolsProtocol):
         )
 
     def _begin_fast(self, read: Read) -> None:
-        self._is_fast = True
+        self._fast = read
         if self._deadline is not None:
             self._drop_deadline()
         if self._arrivals is None:
@@ -381,11 +389,13 @@ class HttpProtocol(HttpToolsProtocol):
 
     def end_fast(self, status: int, lines: tuple[bytes, ...], request_id: bytes, body: bytes) -> None:
         """Sends the answer to the request of the fast path; `lines` are those of its headers, but for the id and our own."""
-        self._is_fast = False
+        self._fast = None
         self.server_state.total_requests += 1
+        if self._ended is not None:
+            self._ended.set()
         if self.transport.is_closing():
             return
-        keep_alive = not self._is_ending and not self._is_draining()
+        keep_alive = self._ended is None and not self._is_draining()
         if not keep_alive:
             lines += (CLOSING_LINE,)
         dated = _dated.lines(self.server_state.default_headers)
@@ -416,8 +426,9 @@ class HttpProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """The server's end. What is under way is answered; what is idle is closed, after a drain not before its time is over."""
         linger_seconds = 0 if self._drainable is None else self._drainable.linger_seconds
-        if self._is_fast:
-            self._is_ending = True
+        if self._fast is not None:
+            self._ended = asyncio.Event()
+            self.hold_task(self.loop.create_task(_end_with(self._fast, self._ended)))
         elif linger_seconds and self._is_idle():
             self.timeout_keep_alive = linger_seconds
             self._unset_keepalive_if_required()
@@ -531,7 +542,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _is_idle(self) -> bool:
         """Whether no request waits for its answer."""
-        return not self._is_fast and (self.cycle is None or self.cycle.response_complete)
+        return self._fast is None and (self.cycle is None or self.cycle.response_complete)
 
     def _may_answer(self) -> bool:
         """Whether what is written now is the answer to the request at fault."""

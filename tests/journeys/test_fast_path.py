@@ -34,10 +34,10 @@ from gateway.http.fast_path import FastPath, Read
 from gateway.http.requests import PLAN_TYPE
 from gateway.pipeline import Pipeline
 from gateway.reads import Reads
-from tests.conftest import throwaway_database, throwaway_directory
+from tests.conftest import execute, throwaway_database, throwaway_directory
 from tests.issuing import ALGORITHMS, AUDIENCE, EC, ED, ISSUER, IssuerServer, issuer, key_set, public, token
 from tests.journeys.answers import log_without_faults
-from tests.journeys.gated import SCHEMA, Gate, execute
+from tests.journeys.gated import SCHEMA, Gate
 from tests.journeys.test_stopping import eventually
 from tests.serving import Served, serving, settings_for, write_resources
 
@@ -1061,6 +1061,27 @@ def test_what_is_under_way_when_the_server_stops_is_answered_and_ends_its_connec
             assert (answer.status, answer["connection"]) == (200, "close")
             assert wire.has_ended()
         assert [each.status for each in ways.settle()] == [200, 200]
+
+
+def test_a_read_that_does_not_end_is_answered_when_the_server_waits_no_longer(
+    site_url: str, resources: Path, taken: list[bytes], faults: list[str]
+) -> None:
+    with closed_gate(site_url) as gate, ways_over(site_url, resources, taken) as ways:
+        ways.served.server.config.timeout_graceful_shutdown = 1
+        wire = ways.warm()
+        ways.settle()
+        wire.send(packet("/api/v1/gated/1"))
+        assert eventually(lambda: in_flight(ways) == 1)
+        ways.served.loop.call_soon_threadsafe(setattr, ways.served.server, "should_exit", True)
+        answer = wire.answer()
+        assert answer is not None
+        assert (answer.status, answer["connection"]) == (503, "close")
+        assert b"stopping" in answer.body
+        assert wire.has_ended()
+        assert gate.waiting() == 1  # it was not the read that ended
+        gate.open()
+    assert faults == ["Cancel 1 running task(s), timeout graceful shutdown exceeded"]
+    faults.clear()
 
 
 # --- what is kept --------------------------------------------------------------------------------------------------------
