@@ -11,7 +11,9 @@ was asked for. The limit is never below `least`, twice the pool: a statement in 
 
 Beyond the limit a few wait, for `line_seconds` at the most: long enough to even out a burst, so short that who is refused
 hears it at once. Clients take turns in the line, whatever each has sent, and in a full one the client with the most places
-loses its newest, who has waited least. While others ask, no client has more than `SHARE` of what is inside.
+loses its newest, who has waited least. While others ask, no client has more than `SHARE` of what is inside. A line evens out a
+burst; where the crowd stays it would only make each refusal later and dearer, so then a client has one place in it and no more,
+and none where nobody else asks.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ LINE_PART = 8
 """The line is the limit divided by this."""
 LEAST_LINE = 4
 SHARE = 0.75
+CROWD = 0.25
+"""The part of those who ask that found no room in the last window: from there on it is no burst that a line would even out."""
 OTHERS_SECONDS = 5.0
 """So long after two clients were seen the share holds: connections cannot be taken back from who has them."""
 
@@ -68,6 +72,9 @@ class Gate:
         self._window_began = clock()
         self._answered = 0
         self._most_in_use = 0
+        self._asked = 0
+        self._turned_away = 0
+        self._is_crowded = False
 
     def slot(self, client: str) -> Slot:
         """`async with gate.slot(client):` around what goes to the database. Raises NotSent where there is no room."""
@@ -80,7 +87,9 @@ class Gate:
         if client != self._last_client:
             self._others_until = 0.0 if self._last_client is None else self._clock() + OTHERS_SECONDS
             self._last_client = client
+        self._asked += 1
         if self.waiting or not self._has_room(client):
+            self._turned_away += 1
             return False
         self._take(client)
         return True
@@ -122,21 +131,25 @@ class Gate:
             self._step_out(client, waiter)
 
     def _make_room_in_line(self, client: str) -> None:
-        """Raises NotSent where the line is full and no other client has more places in it than this one would."""
-        if not self._is_line_full():
-            return
+        """Raises NotSent where the line has no place for this client."""
         if self.is_closed_to(client):
             raise self.refuse()
+        if not self._is_line_full():
+            return
         heaviest = self._heaviest()
         newest = self._line[heaviest][-1]
         _refuse(newest)
         self._step_out(heaviest, newest)
 
     def is_closed_to(self, client: str) -> bool:
-        """Whether `wait` would refuse the client at once."""
-        return self._is_line_full() and len(self._line[self._heaviest()]) <= len(self._line.get(client, ())) + 1
+        """Whether `wait` would refuse the client at once: the line is full, and no other has more places in it than this one
+        would have; or there is a crowd, and it has a place already, or is a crowd by itself."""
+        places = len(self._line.get(client, ()))
+        if self._is_crowded and (places or self._clock() >= self._others_until):
+            return True
+        return self._is_line_full() and len(self._line[self._heaviest()]) <= places + 1
 
-    def refuse(self) -> NotSent:
+    def refuse(self) -> Refused:
         """The refusal of a client that does not wait, which is taken note of."""
         self._observe(Shed("busy"))
         return _no_room()
@@ -197,7 +210,9 @@ class Gate:
         if rate > self._rate or self._most_in_use * 2 >= self.limit:
             self._rate += SMOOTHING * (rate - self._rate)
             self.limit = self._limit_at(self._rate)
+        self._is_crowded = self._turned_away > CROWD * self._asked
         self._window_began, self._answered, self._most_in_use = now, 0, self.in_use
+        self._asked = self._turned_away = 0
 
     def _limit_at(self, rate: float) -> int:
         return min(max(self._least, round(rate * self._stay_seconds)), MOST)

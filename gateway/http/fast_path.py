@@ -150,6 +150,8 @@ class FastPath:
         self.line = line
         self.serving: Serving | None = None
         self.pages: dict[tuple[_Way, bytes], tuple[ListPlan, ReadStatement, Key | None]] = {}
+        self.refusal: Response | None = None
+        self.refusal_lines = b""
         self._heads: dict[bytes, _Head] = {}
         self._bytes = 0
 
@@ -509,7 +511,7 @@ class Read:
         gate = pipeline.gate
         if not gate.enter(way.client):
             if gate.is_closed_to(way.client):
-                self.fail(gate.refuse())
+                self._refuse(gate.refuse())
             else:
                 self.resume()
             return
@@ -523,6 +525,15 @@ class Read:
         ):
             self.leave(answered=False)
             self.resume()
+
+    def _refuse(self, fault: Refused) -> None:
+        """As `fail`, with what is made ready: a refusal must cost a small part of an answer."""
+        fast = self._fast
+        if not fast.refusal:
+            fast.refusal = problem_response(fault)
+            fast.refusal_lines = b"".join(map(fast.line, fast.refusal.headers))
+        self._noted.refused = True
+        self._answer(fast.refusal.status, fast.refusal_lines, fast.refusal.body, fault.code)
 
     def leave(self, answered: bool) -> None:
         """Gives back its place at the database."""

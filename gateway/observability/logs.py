@@ -23,6 +23,8 @@ MAX_STACK = 2500
 """Characters of a stack, from its end, so that its line stays below what a pipe takes whole."""
 MAX_SQL = 2000
 DRAIN_SECONDS = 1.0
+MAX_REFUSALS = 20
+"""In a second, that have lines of their own."""
 
 
 class Line(msgspec.Struct, omit_defaults=True):
@@ -99,6 +101,8 @@ class Log:
         self._writer = LineWriter(stream, _readable if (stream.isatty() if readable is None else readable) else _json)
         self._second = 0
         self._moment = ""
+        self._refusals_in = 0
+        self._refusals = 0
 
     @property
     def dropped(self) -> int:
@@ -118,6 +122,8 @@ class Log:
         if level < self._level:
             return
         noted = ended.timeline
+        if noted.refused and not self._tells_refusal():
+            return
         statements = noted.statements
         self._writer.write(
             Line(
@@ -138,6 +144,22 @@ class Log:
                 round(sum([ran.ended - ran.asked for ran in statements]) * 1000, 3) if statements else None,
             )
         )
+
+    def _tells_refusal(self) -> bool:
+        """Whether one more refusal has a line of its own. Beyond a few in a second they are told together: when there is too much
+        to do, to tell of what is not done must not be a part of it."""
+        second = int(time.time())
+        if second != self._refusals_in:
+            self._tell_refusals()
+            self._refusals_in, self._refusals = second, 0
+        self._refusals += 1
+        return self._refusals <= MAX_REFUSALS
+
+    def _tell_refusals(self) -> None:
+        more = self._refusals - MAX_REFUSALS
+        if more > 0:
+            self._writer.write(Line(self._now(), "warning", self._service, f"{more} more requests were refused within a second"))
+        self._refusals = 0
 
     def _statement(self, ran: StatementRan) -> None:
         """A line for a statement that was slow, with its text, which holds no value of anybody's."""
@@ -184,6 +206,7 @@ class Log:
 
     def close(self) -> None:
         """Waits a moment until what was told is written."""
+        self._tell_refusals()
         self._writer.drain(DRAIN_SECONDS)
 
     def _now(self) -> str:

@@ -196,3 +196,58 @@ def test_in_a_full_line_the_client_with_the_most_places_makes_room() -> None:
         await asyncio.gather(*inside, *flood, other)
 
     run(steps)
+
+
+def crowd(made: Gate, clock: Clock, clients: tuple[str, ...]) -> None:
+    """A window in which many asked and few got in; afterwards the gate is full."""
+    while made.enter(clients[0]) or made.enter(clients[-1]):
+        pass
+    for _ in range(100):
+        for client in clients:
+            assert not made.enter(client)
+    clock.seconds += 2 * WINDOW_SECONDS
+    made.leave(clients[0], answered=True)
+    assert made.enter(clients[-1])
+
+
+def test_who_is_a_crowd_alone_is_refused_at_once() -> None:
+    clock = Clock()
+    made = gate(clock)
+    clock.seconds += 60
+    assert made.enter("flood")
+    clock.seconds += 60
+    assert not made.is_closed_to("flood")
+    crowd(made, clock, ("flood",))
+    assert made.is_closed_to("flood")
+    made.leave("flood", answered=True)
+    assert made.enter("flood")  # as soon as there is room, and without a line
+
+
+def test_in_a_crowd_each_client_has_one_place_in_the_line() -> None:
+    async def steps() -> None:
+        clock, over = Clock(), asyncio.Event()
+        made = gate(clock)
+        crowd(made, clock, ("one", "other"))
+        waiting = [asyncio.create_task(work(made, client, over)) for client in ("one", "one", "other", "other")]
+        await settle()
+        assert [task.done() for task in waiting] == [False, True, False, True]
+        for client in ("one", "other"):
+            made.leave(client, answered=True)
+        over.set()
+        assert await asyncio.gather(*waiting) == ["served", "refused", "served", "refused"]
+
+    run(steps)
+
+
+def test_a_crowd_that_has_gone_is_a_crowd_no_more() -> None:
+    clock = Clock()
+    made = gate(clock)
+    clock.seconds += 60
+    assert made.enter("flood")
+    clock.seconds += 60
+    crowd(made, clock, ("flood",))
+    for _ in range(2):
+        clock.seconds += 2 * WINDOW_SECONDS
+        made.leave("flood", answered=True)
+        assert made.enter("flood")
+    assert not made.is_closed_to("flood")

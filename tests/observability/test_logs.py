@@ -13,7 +13,7 @@ import pytest
 
 from gateway.events import Purpose, RequestEnded, StatementRan, Timeline, Trace, keep_timeline, together
 from gateway.observability import lines
-from gateway.observability.logs import MAX_STACK, Log, configure
+from gateway.observability.logs import MAX_REFUSALS, MAX_STACK, Log, configure
 
 
 def lines_of(stream: io.BytesIO) -> list[dict[str, Any]]:
@@ -66,6 +66,23 @@ def test_what_was_refused_for_a_known_reason_is_a_warning_and_what_failed_an_err
     assert [line["level"] for line in lines] == ["error", "warning", "warning", "error", "error"]
     assert [line["errorCode"] for line in lines[:2]] == ["UNAVAILABLE"] * 2
     assert len(told("error", failed, refused)) == 1
+
+
+def test_refusals_beyond_a_few_in_a_second_are_told_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1_000_000.0]
+    monkeypatch.setattr("gateway.observability.logs.time.time", lambda: now[0])
+    stream = io.BytesIO()
+    log = Log("tests", "info", stream=stream)
+    refused = ended(status=503, error_code="UNAVAILABLE")
+    refused.timeline.refused = True
+    for _ in range(MAX_REFUSALS + 480):
+        log.handlers[RequestEnded](refused)
+    log.handlers[RequestEnded](ended())
+    now[0] += 1
+    log.handlers[RequestEnded](refused)
+    log.close()
+    told = [line["message"] for line in lines_of(stream)]
+    assert told == ["request"] * (MAX_REFUSALS + 1) + ["480 more requests were refused within a second", "request"]
 
 
 def test_a_line_tells_the_route_the_outcome_and_the_caller() -> None:
