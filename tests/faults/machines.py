@@ -87,9 +87,9 @@ class Server:
         return f"{self.url.partition('host=')[2]}/.s.PGSQL.5432"
 
 
-def postgres(directory: Path) -> Server:
-    """A PostgreSQL that was not started yet; its data survives a `kill`, but no power cut."""
-    return Server(lambda path: embedded.postgres(path, durable=False), "postgres", directory)
+def postgres(directory: Path, durable: bool = False) -> Server:
+    """A PostgreSQL that was not started yet. One that is not `durable` forgets its last COMMITs when it is killed."""
+    return Server(lambda path: embedded.postgres(path, durable=durable), "postgres", directory)
 
 
 def valkey(directory: Path) -> Server:

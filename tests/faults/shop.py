@@ -81,11 +81,11 @@ class Machines(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def all_machines() -> Iterator[Machines]:
+def all_machines(durable: bool = False) -> Iterator[Machines]:
     """A PostgreSQL, a Valkey, and a proxy before each. A test that ends one of them starts it again."""
     with ExitStack() as stack:
         directory = stack.enter_context(throwaway_directory())
-        database, store = postgres(directory), valkey(directory)
+        database, store = postgres(directory, durable), valkey(directory)
         for server in (database, store):
             stack.callback(server.stop)
             server.start()

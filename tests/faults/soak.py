@@ -25,6 +25,8 @@ MAX_MEMORY_SLOPE_KB = 512.0
 """A minute, over the second half: a gateway that has seen every shape grows no more, but for what malloc does."""
 MAX_DESCRIPTOR_SLOPE = 2.0
 """A minute."""
+MAX_SHOWN = 20
+"""Of the answers that should not be."""
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -112,7 +114,8 @@ def soak(minutes: float, seed: int) -> int:
     """Runs it. 0 where nothing went wrong and nothing grows."""
     chance = random.Random(seed)
     samples: list[Sample] = []
-    with all_machines() as machines:
+    # Durable: a row that lost an acknowledged COMMIT with its server would look like one from a stale cache.
+    with all_machines(durable=True) as machines:
         machines.execute(SCHEMA)
         with (
             machines.gateway(RATE_LIMIT="1000000/second", DATABASE_STATEMENT_TIMEOUT_SECONDS="2") as served,
@@ -135,6 +138,8 @@ def soak(minutes: float, seed: int) -> int:
         wrong = [answer for load in (mix, reading, writing) for answer in load.answers.wrong((200, 201, 204, 408, 503))]
         answered = sum(len(load.answers) for load in (mix, reading, writing))
         refused = sum(load.answers.statuses()[503] for load in (mix, reading, writing))
+    for told in (*old[:MAX_SHOWN], *(f"{one.ask.method} {one.ask.path}: {one.status}" for one in wrong[:MAX_SHOWN])):
+        print(told)
     return _report(samples, answered, refused, len(wrong), len(old))
 
 
