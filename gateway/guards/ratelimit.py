@@ -68,7 +68,7 @@ class Charges(msgspec.Struct, frozen=True):
     request of the same caller."""
 
     by: tuple[tuple[str, Limit], ...]
-    asked: list[Charge]
+    asked: tuple[Charge, ...]
 
 
 class Checking(msgspec.Struct, frozen=True):
@@ -258,7 +258,7 @@ class RateLimiter:
 
 def charges_of(*by: tuple[str, Limit]) -> Charges:
     """What counts against every (who, limit), the caller itself last."""
-    return Charges(by, [(limit.prefix + _safe(who), limit.amount, limit.period_seconds * 1000) for who, limit in by])
+    return Charges(by, tuple([(limit.prefix + _safe(who), limit.amount, limit.period_seconds * 1000) for who, limit in by]))
 
 
 def tighter(one: Decision | None, other: Decision | None) -> Decision | None:

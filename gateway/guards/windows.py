@@ -17,7 +17,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NoReturn
 
@@ -63,9 +63,12 @@ def _ceiling(dividend: int, divisor: int) -> int:
 
 
 # The same arithmetic in Lua, whose numbers are doubles: exact while amount * period is below 2^53 (100,000,000 a day).
-# KEYS: of all charges, in order. ARGV[1]: MessagePack of [charges, amount, period, amount, period, …] for one request after the
-# other. ARGV[2]: now, or nothing for the server's clock, which is the one that all processes share. Gives MessagePack of four
-# numbers a request, as `Taken`. A key holds "window previous current". One that holds anything else is overwritten.
+# Requests with equal charges are one group: as many of them are taken as all its charges have left, the first ones.
+# KEYS: of all groups' charges, in order. ARGV[1]: MessagePack of [requests, charges, amount, period, amount, period, …] for one
+# group after the other. ARGV[2]: now, or nothing for the server's clock, which is the one that all processes share. Gives
+# MessagePack of seven numbers a group: how many were taken; which charge is the tightest, how much it has left and when it has
+# more, before any is taken; and the same afterwards. A key holds "window previous current". One that holds anything else is
+# overwritten.
 SCRIPT = """
 local now = tonumber(ARGV[2])
 if not now then
@@ -94,33 +97,45 @@ local function standing(previous, current, amount, period, elapsed)
   return 0, 2 * period + 1 - math.ceil(amount * period / current) - elapsed
 end
 
+local function tightest(seen)
+  local place, least, longest = 0, nil, nil
+  for i = 1, #seen do
+    local window, elapsed, previous, current, amount, period = unpack(seen[i])
+    local left, more = standing(previous, current, amount, period, elapsed)
+    if not least or left < least or (left == least and more > longest) then place, least, longest = i - 1, left, more end
+  end
+  return place, least, longest
+end
+
 while at <= #asked do
-  local charges, taken, seen = asked[at], 1, {}
+  local requests, charges, seen = asked[at], asked[at + 1], {}
   for i = 1, charges do
-    local amount, period = asked[at + 2 * i - 1], asked[at + 2 * i]
+    local amount, period = asked[at + 2 * i], asked[at + 2 * i + 1]
     local window, elapsed, previous, current = read(KEYS[key + i], period)
-    if standing(previous, current, amount, period, elapsed) == 0 then taken = 0 end
     seen[i] = {window, elapsed, previous, current, amount, period}
   end
-  local tightest, least, longest = 0, nil, nil
-  for i = 1, charges do
-    local window, elapsed, previous, current, amount, period = unpack(seen[i])
-    if taken == 1 then
-      current = current + 1
-      redis.call('SET', KEYS[key + i], string.format('%d %d %d', window, previous, current), 'PX', 2 * period - elapsed)
+  local n, place, left, more = #told, tightest(seen)
+  local taken = math.min(requests, left)
+  told[n + 1], told[n + 2], told[n + 3], told[n + 4] = taken, place, left, more
+  if taken > 0 then
+    for i = 1, charges do
+      local one = seen[i]
+      one[4] = one[4] + taken
+      local stored = string.format('%d %d %d', one[1], one[3], one[4])
+      redis.call('SET', KEYS[key + i], stored, 'PX', 2 * one[6] - one[2])
     end
-    local left, more = standing(previous, current, amount, period, elapsed)
-    if not least or left < least or (left == least and more > longest) then
-      tightest, least, longest = i - 1, left, more
-    end
+    place, left, more = tightest(seen)
   end
-  local n = #told
-  told[n + 1], told[n + 2], told[n + 3], told[n + 4] = tightest, taken, least, longest
-  at, key = at + 2 * charges + 1, key + charges
+  told[n + 5], told[n + 6], told[n + 7] = place, left, more
+  at, key = at + 2 * charges + 2, key + charges
 end
 return cmsgpack.pack(told)
 """
 _SCRIPT_SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
+
+TOLD = 7
+"""Numbers that the script gives for a group."""
+NOTHING_TAKEN: Taken = (0, False, 0, 0)
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[int]).decode
@@ -321,18 +336,25 @@ class RedisStorage(_SlidingWindows):
             raise
 
     async def _run(self, batch: Sequence[Sequence[Charge]]) -> list[Taken]:
+        groups: dict[tuple[Charge, ...], list[int]] = {}
+        for place, charges in enumerate(batch):
+            groups.setdefault(tuple(charges), []).append(place)
         keys: list[str] = []
         asked: list[int] = []
-        for charges in batch:
-            asked.append(len(charges))
-            for key, amount, period in charges:
+        for group, places in groups.items():
+            asked += (len(places), len(group))
+            for key, amount, period in group:
                 keys.append(KEY_PREFIX + key)
                 asked += (amount, period)
         now = "" if self._clock is None else int(self._clock() * 1000)
         told = await self._evaluate(keys, _encode(asked), now)
-        if len(told) != 4 * len(batch):
-            raise StorageDown(f"{len(batch)} requests got {len(told)} numbers")
-        return [(told[at], told[at + 1] == 1, told[at + 2], told[at + 3]) for at in range(0, len(told), 4)]
+        if len(told) != TOLD * len(groups):
+            raise StorageDown(f"{len(groups)} groups got {len(told)} numbers")
+        answers: list[Taken] = [NOTHING_TAKEN] * len(batch)
+        for number, places in enumerate(groups.values()):
+            for place, taken in zip(places, _of_group(len(places), *told[TOLD * number : TOLD * number + TOLD]), strict=True):
+                answers[place] = taken
+        return answers
 
     async def _evaluate(self, keys: list[str], asked: bytes, now: int | str) -> list[int]:
         """The script's numbers. Raises StorageDown."""
@@ -390,6 +412,16 @@ class RedisStorage(_SlidingWindows):
 
     async def clear(self, key: str) -> None:
         await self._ask(("DEL", KEY_PREFIX + key))
+
+
+def _of_group(requests: int, taken: int, place: int, left: int, more: int, *after: int) -> Iterator[Taken]:
+    """What each of a group's requests came to, one after the other: each is told what is left when it is counted."""
+    place_after, left_after, more_after = after
+    for number in range(1, requests + 1):
+        if number < taken:
+            yield place, True, left - number, more
+        else:
+            yield place_after, number <= taken, left_after, more_after
 
 
 def _charge(key: str, limit: int, expiry: int, amount: int) -> Charge:
