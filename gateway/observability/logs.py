@@ -101,6 +101,8 @@ class Log:
         self._writer = LineWriter(stream, _readable if (stream.isatty() if readable is None else readable) else _json)
         self._second = 0
         self._moment = ""
+        self._millisecond = 0
+        self._text = ""
         self._refusals_in = 0
         self._refusals = 0
 
@@ -141,7 +143,7 @@ class Log:
                 ended.error_code,
                 noted.cache,
                 noted.rows,
-                round(sum([ran.ended - ran.asked for ran in statements]) * 1000, 3) if statements else None,
+                _in_database(statements) if statements else None,
             )
         )
 
@@ -210,13 +212,16 @@ class Log:
         self._writer.drain(DRAIN_SECONDS)
 
     def _now(self) -> str:
-        """The time, RFC 3339 in UTC. The text of a second is made once."""
-        now = time.time()
-        second = int(now)
-        if second != self._second:
-            self._moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-            self._second = second
-        return f"{self._moment}.{int((now - second) * 1000):03}Z"
+        """The time, RFC 3339 in UTC. The text of a millisecond is made once, and that of its second."""
+        now = int(time.time() * 1000)
+        if now != self._millisecond:
+            second, rest = divmod(now, 1000)
+            if second != self._second:
+                self._moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+                self._second = second
+            self._millisecond = now
+            self._text = f"{self._moment}.{rest:03}Z"
+        return self._text
 
 
 _NAMES: Mapping[int, str] = {10: "debug", 20: "info", 30: "warning", 40: "error", 50: "critical"}
@@ -235,6 +240,13 @@ def _level_of(ended: RequestEnded) -> int:
 
 def _level_name(number: int) -> str:
     return _NAMES[min(max(number // 10 * 10, 10), 50)]
+
+
+def _in_database(statements: list[StatementRan]) -> float:
+    """Milliseconds that statements took, waiting for their connections with it."""
+    if len(statements) == 1:
+        return round((statements[0].ended - statements[0].asked) * 1000, 3)
+    return round(sum([ran.ended - ran.asked for ran in statements]) * 1000, 3)
 
 
 def _trace_id(noted: Timeline) -> str:
