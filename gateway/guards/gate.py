@@ -149,6 +149,18 @@ class Gate:
             return True
         return self._is_line_full() and len(self._line[self._heaviest()]) <= places + 1
 
+    def is_shut_to(self, client: str) -> bool:
+        """Whether the client is a crowd by itself and there is no room, so that whatever it sends now will be refused."""
+        return (
+            self._is_crowded and self.in_use >= self.limit and client == self._last_client and self._clock() >= self._others_until
+        )
+
+    def turn_away(self) -> None:
+        """Takes note of a request of such a client, which is not even begun."""
+        self._asked += 1
+        self._turned_away += 1
+        self._observe(Shed("busy"))
+
     def refuse(self) -> Refused:
         """The refusal of a client that does not wait, which is taken note of."""
         self._observe(Shed("busy"))

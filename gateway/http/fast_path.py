@@ -22,7 +22,8 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from contextvars import Context
-from typing import Any, Generic, Protocol, TypeVar
+from enum import Enum
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -91,6 +92,15 @@ FRESHNESS = {
 STOPPING = "The service is stopping."
 
 T = TypeVar("T")
+
+
+class TurnedAway(Enum):
+    """See `FastPath.take`."""
+
+    TURNED_AWAY = "turned away"
+
+
+TURNED_AWAY: Final = TurnedAway.TURNED_AWAY
 
 
 class Connection(Protocol):
@@ -185,8 +195,9 @@ class FastPath:
         while self._bytes > MAX_KEPT_BYTES or len(self._heads) > MAX_HEADS:
             self._bytes -= self._heads.pop(next(iter(self._heads))).size
 
-    def take(self, connection: Connection, packet: bytes) -> Read | None:
-        """The request that a packet is; None for one that goes by the common way.
+    def take(self, connection: Connection, packet: bytes) -> Read | TurnedAway | None:
+        """The request that a packet is; None for one that goes by the common way, and `TURNED_AWAY` for one that is to be refused
+        as it is: its sender floods the database alone. What the cache may have is never refused so.
 
         The connection must have nothing else under way.
         """
@@ -217,6 +228,9 @@ class FastPath:
             return None
         if way is None or (key is not None and (query or not key)):
             return None
+        if not way.tables and way.serving.pipeline.gate.is_shut_to(way.client):
+            way.serving.pipeline.gate.turn_away()
+            return TURNED_AWAY
         trace = None
         if told or self.routes.edge.is_traced:
             trace = self.routes.edge.begin(told.get(b"traceparent", b""), told.get(b"tracestate", b""))

@@ -39,7 +39,7 @@ from gateway.errors import GatewayError, Problem, Unavailable, ValidationFailed
 from gateway.events import Observer, RequestEnded, Timeline, nobody
 from gateway.http.arrivals import Arrivals
 from gateway.http.edge import CLOSE, MAX_HEAD_BYTES, MAX_HEADERS, SECURITY, head_too_large
-from gateway.http.fast_path import FastPath, Read
+from gateway.http.fast_path import TURNED_AWAY, FastPath, Read
 from gateway.http.requests import read_headers
 from gateway.http.responses import Header, problem_response
 from gateway.http.server import DrainableState
@@ -277,11 +277,15 @@ class HttpProtocol(HttpToolsProtocol):
             return
         arrivals, fast_path = self._arrivals, self._fast_path
         if arrivals is not None and arrivals.full and self._is_plain_read(data):
-            self._refuse_unread(data, arrivals)
+            arrivals.refused()
+            self._refuse_unread(data)
             return
         self._head = None
         if fast_path is not None and len(data) <= self.max_head_bytes and self._is_quiet():
             read = fast_path.take(self, data)
+            if read is TURNED_AWAY:
+                self._refuse_unread(data)
+                return
             if read is not None:
                 self._begin_fast(read)
                 return
@@ -467,8 +471,7 @@ class HttpProtocol(HttpToolsProtocol):
             and self._is_quiet()
         )
 
-    def _refuse_unread(self, data: bytes, arrivals: Arrivals) -> None:
-        arrivals.refused()
+    def _refuse_unread(self, data: bytes) -> None:
         self._idle_since = self.loop.time()
         self._drop_deadline()  # of a connection's first request; from now on it is idle as after an answer
         if self.timeout_keep_alive_task is None:

@@ -219,8 +219,32 @@ def test_who_is_a_crowd_alone_is_refused_at_once() -> None:
     assert not made.is_closed_to("flood")
     crowd(made, clock, ("flood",))
     assert made.is_closed_to("flood")
+    assert made.is_shut_to("flood")
+    assert not made.is_shut_to("other")
     made.leave("flood", answered=True)
+    assert not made.is_shut_to("flood")
     assert made.enter("flood")  # as soon as there is room, and without a line
+    assert made.is_shut_to("flood")
+    assert not made.enter("other")
+    assert not made.is_shut_to("other")
+    assert not made.is_shut_to("flood")
+
+
+def test_who_is_turned_away_keeps_up_the_crowd() -> None:
+    events: list[Event] = []
+    clock = Clock()
+    made = gate(clock, events.append)
+    clock.seconds += 60
+    assert made.enter("flood")
+    clock.seconds += 60
+    crowd(made, clock, ("flood",))
+    for _ in range(20):
+        made.turn_away()
+    clock.seconds += 2 * WINDOW_SECONDS
+    made.leave("flood", answered=True)
+    assert made.enter("flood")
+    assert made.is_shut_to("flood")
+    assert events == [Shed("busy")] * 20
 
 
 def test_in_a_crowd_each_client_has_one_place_in_the_line() -> None:

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from gateway.http import fast_path
-from gateway.http.fast_path import FastPath, Read
+from gateway.http.fast_path import FastPath, Read, TurnedAway
 from gateway.http.protocol import line_of
 from gateway.http.requests import PLAN_TYPE
 from gateway.http.routes import DataRoutes, Edge
@@ -30,7 +30,7 @@ class Anything(FastPath):
         super().__init__(cast(DataRoutes, routes), line_of)
 
     def _find(self, *_asked: Any) -> Any:
-        return SimpleNamespace(client="somebody"), None
+        return SimpleNamespace(client="somebody", tables=("kept",)), None
 
     def knows(self, rest: bytes, *raw: tuple[bytes, bytes]) -> Anything:
         """Learns a head, the end of its line and all."""
@@ -39,7 +39,9 @@ class Anything(FastPath):
 
     def takes(self, packet: bytes) -> Read | None:
         """What a packet is to it."""
-        return self.take(CONNECTION, packet)
+        read = self.take(CONNECTION, packet)
+        assert not isinstance(read, TurnedAway)
+        return read
 
 
 def test_a_head_is_known_by_its_bytes_but_for_those_that_are_anothers_each_time() -> None:

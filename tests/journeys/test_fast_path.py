@@ -30,7 +30,7 @@ from gateway.errors import Unavailable
 from gateway.events import Event, RequestEnded
 from gateway.http import fast_path
 from gateway.http.edge import MAX_HEAD_BYTES, MAX_HEADERS
-from gateway.http.fast_path import FastPath, Read
+from gateway.http.fast_path import FastPath, Read, TurnedAway
 from gateway.http.requests import PLAN_TYPE
 from gateway.pipeline import Pipeline
 from gateway.reads import Reads
@@ -227,7 +227,7 @@ def taken() -> Iterator[list[bytes]]:
     packets: list[bytes] = []
     take = FastPath.take
 
-    def noting(self: FastPath, connection: Any, sent: bytes) -> Read | None:
+    def noting(self: FastPath, connection: Any, sent: bytes) -> Read | TurnedAway | None:
         read = take(self, connection, sent)
         if read is not None:
             packets.append(sent)
@@ -946,6 +946,36 @@ def test_where_there_is_no_room_a_request_waits_for_it_or_is_refused(
         gate.open()
         assert [(wire.answer() or pytest.fail("ended")).status for wire in wires] == [200, 200, 200]
     assert [each.status for each in ways.settle()] == [503, 503, 200, 200, 200]
+
+
+def test_a_client_that_floods_the_database_alone_is_turned_away_unread(
+    ways: Ways, site_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate_at, wires = ways.served.gateway.gate, [ways.warm() for _ in range(3)]
+    ways.settle()
+    with closed_gate(site_url) as gate:
+        monkeypatch.setattr(gate_at, "limit", 1)
+        monkeypatch.setattr(gate_at, "_others_until", 0.0)
+        wires[0].send(packet("/api/v1/gated/1"))
+        assert eventually(lambda: gate.waiting() == 1)
+        monkeypatch.setattr(gate_at, "_is_crowded", True)
+        shed = ways.served.gateway.metrics.snapshot()["requests_shed_total"].get(("busy",), [0.0])[0]
+        asked = len(ways.taken)
+        wires[1].send(packet("/api/v1/notes/2", {"X-Request-Id": "mine"}))
+        answer = wires[1].answer()
+        assert answer is not None
+        assert (answer.status, answer["x-request-id"], answer.json["error"]["code"]) == (503, "mine", "UNAVAILABLE")
+        assert int(answer["retry-after"]) >= 1
+        assert len(ways.taken) == asked + 1
+        assert ways.served.gateway.metrics.snapshot()["requests_shed_total"]["busy",][0] == shed + 1
+        monkeypatch.setattr(gate_at, "_last_client", "somebody else")  # whose place in the line is kept
+        monkeypatch.setattr(gate_at, "_line_seconds", 60)
+        wires[2].send(packet("/api/v1/notes/2"))
+        assert eventually(lambda: gate_at.waiting == 1)
+        gate.open()
+        assert [(wire.answer() or pytest.fail("ended")).status for wire in (wires[0], wires[2])] == [200, 200]
+        assert ways.fast(wires[1], packet("/api/v1/notes/2")).status == 200
+    assert [each.status for each in ways.settle()] == [200, 200, 200]  # who is turned away is counted, and not told of
 
 
 def test_a_statement_that_takes_too_long_is_told_alike(ways: Ways, site_url: str) -> None:
