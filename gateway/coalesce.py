@@ -60,6 +60,8 @@ class Coalescer(Generic[Question, Answer]):
     question instead: the batch is asked again in halves until that one stands alone. That is for calls that change nothing.
     One of the classes in `common` is the fault of no batch in particular: all that wait get it too, and need not wait for as long
     again to be told the same.
+    A call that takes longer than `patience_seconds` is not counted among the `max_batches` any more: what holds it up holds up
+    nobody else.
     `sized` hears how many questions each call takes.
     """
 
@@ -72,6 +74,7 @@ class Coalescer(Generic[Question, Answer]):
         isolate: tuple[type[Exception], ...] = (),
         sized: Callable[[int], None] = _untold,
         common: tuple[type[Exception], ...] = (),
+        patience_seconds: float | None = None,
     ) -> None:
         self._call = call
         self._sized = sized
@@ -79,8 +82,10 @@ class Coalescer(Generic[Question, Answer]):
         self._max_batches = max_batches
         self._isolate = isolate
         self._common = common
+        self._patience_seconds = patience_seconds
         self._waiting: deque[tuple[Question, Waiter[Answer]]] = deque()
         self._runners: set[asyncio.Task[None]] = set()
+        self._passed_over: set[asyncio.Task[None]] = set()
         self._starting = False
 
     async def ask(self, question: Question) -> Answer:
@@ -101,7 +106,7 @@ class Coalescer(Generic[Question, Answer]):
 
     async def close(self) -> None:
         """Ends the calls under way; who still waits is cancelled."""
-        runners = list(self._runners)
+        runners = [*self._runners, *self._passed_over]
         for runner in runners:
             runner.cancel()
         await asyncio.gather(*runners, return_exceptions=True)
@@ -119,20 +124,35 @@ class Coalescer(Generic[Question, Answer]):
         runner.add_done_callback(self._runners.discard)
 
     async def _run(self) -> None:
-        """Takes batch after batch until nobody waits."""
+        """Takes batch after batch until nobody waits, or until others do so in its place."""
         self._starting = False
+        runner = cast("asyncio.Task[None]", asyncio.current_task())
         try:
-            while batch := self._take():
-                if self._waiting and not self._starting and len(self._runners) < self._max_batches:
-                    self._start()
+            while runner in self._runners and (batch := self._take()):
+                self._start_another()
+                patience = None
+                if self._patience_seconds is not None:
+                    patience = asyncio.get_running_loop().call_later(self._patience_seconds, self._pass_over, runner)
                 try:
                     await self._settle(batch)
                 finally:
+                    if patience is not None:
+                        patience.cancel()
                     for _, future in batch:
                         future.cancel()  # does nothing but where this task itself was cancelled: the others are done
         finally:
             # Now, not by the callback, which runs a turn later: who asks in between would wait for a runner that has ended.
-            self._runners.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+            self._runners.discard(runner)
+            self._passed_over.discard(runner)
+
+    def _start_another(self) -> None:
+        if self._waiting and not self._starting and len(self._runners) < self._max_batches:
+            self._start()
+
+    def _pass_over(self, runner: asyncio.Task[None]) -> None:
+        self._runners.discard(runner)
+        self._passed_over.add(runner)
+        self._start_another()
 
     def _take(self) -> Asked[Question, Answer]:
         batch: Asked[Question, Answer] = []

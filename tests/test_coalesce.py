@@ -262,6 +262,45 @@ def test_closing_ends_the_calls_and_lets_every_caller_go() -> None:
     asyncio.run(run())
 
 
+def test_a_call_that_takes_long_holds_up_nobody_else() -> None:
+    async def run() -> None:
+        doubler = Doubler()
+        doubler.gate.clear()
+        coalescer = Coalescer(doubler, max_batches=2, patience_seconds=0.01)
+        asked = []
+        for number in range(2):
+            asked.append(asyncio.create_task(coalescer.ask(number)))
+            await _turns()
+        asked += [asyncio.create_task(coalescer.ask(number)) for number in range(2, 5)]
+        async with asyncio.timeout(5):
+            while len(doubler.batches) < 3:
+                await asyncio.sleep(0.001)
+        assert doubler.batches == [[0], [1], [2, 3, 4]]
+        doubler.gate.set()
+        assert await asyncio.gather(*asked) == [0, 2, 4, 6, 8]
+        assert await coalescer.ask(7) == 14
+
+    asyncio.run(run())
+
+
+def test_closing_ends_the_calls_that_take_long_too() -> None:
+    async def run() -> None:
+        doubler = Doubler()
+        doubler.gate.clear()
+        coalescer = Coalescer(doubler, max_batches=1, patience_seconds=0.01)
+        asked = [asyncio.create_task(coalescer.ask(0))]
+        await _turns()
+        asked.append(asyncio.create_task(coalescer.ask(1)))
+        async with asyncio.timeout(5):
+            while len(doubler.batches) < 2:
+                await asyncio.sleep(0.001)
+        await coalescer.close()
+        assert all(isinstance(one, asyncio.CancelledError) for one in await asyncio.gather(*asked, return_exceptions=True))
+        assert doubler.under_way == 0
+
+    asyncio.run(run())
+
+
 def test_a_call_does_not_run_in_its_first_callers_context() -> None:
     caller = contextvars.ContextVar("caller", default="nobody")
 
