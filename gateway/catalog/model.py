@@ -62,6 +62,7 @@ class Table(msgspec.Struct, frozen=True):
     """A table, partitioned table, view or foreign table as reflected. `indexes` are the columns that each index leads with.
 
     `seed` is a number of this table's own, so that states of rows of different tables are told by different numbers.
+    `inserts_together` says that rows which one statement inserts come out as they would one by one.
     """
 
     schema: str
@@ -75,6 +76,7 @@ class Table(msgspec.Struct, frozen=True):
     comment: str = ""
     versioning: Versioning = "heap"
     seed: int = 0
+    inserts_together: bool = False
 
     def column(self, name: str) -> Column | None:
         """The column of that name, or None."""

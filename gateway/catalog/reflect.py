@@ -78,6 +78,23 @@ _VERSIONING = text("""
     WHERE n.nspname = ANY (:schemas) AND c.relname = ANY (:names)
 """)
 
+# Where rows of one statement are not the same as rows one by one, or MERGE is not the same as INSERT, or is not there:
+# - MERGE answers rows since PostgreSQL 17, takes no table with rules, checks other policies than INSERT does, and locks all
+#   partitions or children, where INSERT locks the one that the row goes to;
+# - a trigger may fire once for all rows, or find rows of the statement that come after its own; nothing tells what it does then;
+# - rows may refer to each other in a circle, of which none could be inserted before the others.
+_INSERTS_TOGETHER = text("""
+    SELECT n.nspname AS schema, c.relname AS table
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_am m ON m.oid = c.relam
+    WHERE n.nspname = ANY (:schemas) AND c.relname = ANY (:names) AND c.relkind = 'r' AND m.amname = 'heap'
+    AND current_setting('server_version_num')::int >= 170000 AND NOT c.relrowsecurity
+    AND NOT EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = c.oid)
+    AND NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid)
+    AND NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgtype & 4 > 0)
+    AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'f'
+        AND k.confrelid IN (SELECT c.oid UNION SELECT relid FROM pg_partition_ancestors(c.oid)))
+""")
+
 
 class Reflection(msgspec.Struct, frozen=True):
     """The tables that were asked for, by (schema, name) as asked, and all names there are, to suggest from."""
@@ -114,14 +131,14 @@ def reflect(connection: Connection, names: Collection[TableName]) -> Reflection:
         constraint = Constraint(row.name, _KINDS[row.kind], tuple(row.columns), row.expression, row.partial)
         constraints[row.schema, row.table].append(constraint)
     versioning = {(row.schema, row.table): (row.versioning, row.seed) for row in connection.execute(_VERSIONING, parameters)}
+    together = {(row.schema, row.table) for row in connection.execute(_INSERTS_TOGETHER, parameters)}
     tables: dict[TableName, Table] = {}
     for schema in parameters["schemas"]:
         in_schema = sorted(table for owner, table in wanted if owner == schema)
         for name, parts in _inspect(inspector, schema, in_schema).items():
             column_facts = {key[2]: value for key, value in column_types.items() if key[:2] == (schema, name)}
-            tables[wanted[schema, name]] = _table(
-                schema, name, parts, column_facts, types, constraints[schema, name], *versioning[schema, name]
-            )
+            table = _table(schema, name, parts, column_facts, types, constraints[schema, name], *versioning[schema, name])
+            tables[wanted[schema, name]] = msgspec.structs.replace(table, inserts_together=(schema, name) in together)
     return Reflection(tables, tuple(sorted(_all_names(inspector, default))))
 
 

@@ -298,6 +298,42 @@ def test_how_a_tables_rows_tell_their_versions_is_read(url: str) -> None:
     assert reflected(url, (None, "owners")).tables[None, "owners"].seed == tables[None, "owners"].seed
 
 
+TOGETHER = {
+    "plain": "",
+    "referring": "ALTER TABLE referring ADD parent int REFERENCES owners DEFERRABLE INITIALLY DEFERRED",
+    "kept": "CREATE TRIGGER t BEFORE UPDATE OR DELETE ON kept FOR EACH ROW EXECUTE FUNCTION nothing()",
+    "child": "CREATE TABLE parent (id int); ALTER TABLE child INHERIT parent",
+    "part": "CREATE TABLE whole (id int NOT NULL, x int) PARTITION BY LIST (x); ALTER TABLE whole ATTACH PARTITION part DEFAULT",
+}
+ONE_BY_ONE = {
+    "inherited": "CREATE TABLE heir () INHERITS (inherited)",
+    "tree": "ALTER TABLE tree ADD parent int REFERENCES tree",
+    "branch": "CREATE TABLE trees (id int PRIMARY KEY, x int REFERENCES trees) PARTITION BY LIST (id);"
+    "ALTER TABLE trees ATTACH PARTITION branch DEFAULT",
+    "guarded": "ALTER TABLE guarded ENABLE ROW LEVEL SECURITY",
+    "ruled": "CREATE RULE r AS ON UPDATE TO ruled DO ALSO NOTHING",
+    "before": "CREATE TRIGGER t BEFORE INSERT ON before FOR EACH ROW EXECUTE FUNCTION nothing()",
+    "counted": "CREATE TRIGGER t AFTER INSERT OR UPDATE ON counted FOR EACH STATEMENT EXECUTE FUNCTION nothing()",
+    "constrained": "CREATE CONSTRAINT TRIGGER t AFTER INSERT ON constrained DEFERRABLE FOR EACH ROW EXECUTE FUNCTION nothing()",
+    "parted": "DROP TABLE parted; CREATE TABLE parted (id int PRIMARY KEY) PARTITION BY LIST (id)",
+    "view": "DROP TABLE view; CREATE VIEW view AS SELECT 1 AS id",
+    "away": "DROP TABLE away; CREATE FOREIGN DATA WRAPPER none; CREATE SERVER none FOREIGN DATA WRAPPER none;"
+    "CREATE FOREIGN TABLE away (id int) SERVER none",
+}
+
+
+def test_whether_rows_come_out_of_one_statement_as_one_by_one_is_read(database_url: str) -> None:
+    tables = {**TOGETHER, **ONE_BY_ONE}
+    execute(
+        database_url,
+        "CREATE TABLE owners (id int PRIMARY KEY)",
+        "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+        *(f"CREATE TABLE {name} (id int PRIMARY KEY, x int); {sql}" for name, sql in tables.items()),
+    )
+    found = reflected(database_url, *((None, name) for name in tables)).tables
+    assert {name for name in tables if found[None, name].inserts_together} == TOGETHER.keys()
+
+
 # --- which tables ------------------------------------------------------------------------------------------------------
 
 
