@@ -62,7 +62,7 @@ class Coalescer(Generic[Question, Answer]):
     again to be told the same.
     A call that takes longer than `patience_seconds` is not counted among the `max_batches` any more: what holds it up holds up
     nobody else.
-    `sized` hears how many questions each call takes.
+    `sized` hears how many questions each call takes. `max_batch` may be changed from one call to the next.
     """
 
     def __init__(
@@ -78,8 +78,8 @@ class Coalescer(Generic[Question, Answer]):
     ) -> None:
         self._call = call
         self._sized = sized
-        self._max_batch = max_batch
-        self._max_batches = max_batches
+        self.max_batch = max_batch
+        self.max_batches = max_batches
         self._isolate = isolate
         self._common = common
         self._patience_seconds = patience_seconds
@@ -101,7 +101,7 @@ class Coalescer(Generic[Question, Answer]):
     def enqueue(self, question: Question, waiter: Waiter[Answer]) -> None:
         """As `submit`, for who is no task: `waiter` is told within the call's own task, in a context that is nobody's."""
         self._waiting.append((question, waiter))
-        if not self._starting and len(self._runners) < self._max_batches:
+        if not self._starting and len(self._runners) < self.max_batches:
             self._start()
 
     async def close(self) -> None:
@@ -146,7 +146,7 @@ class Coalescer(Generic[Question, Answer]):
             self._passed_over.discard(runner)
 
     def _start_another(self) -> None:
-        if self._waiting and not self._starting and len(self._runners) < self._max_batches:
+        if self._waiting and not self._starting and len(self._runners) < self.max_batches:
             self._start()
 
     def _pass_over(self, runner: asyncio.Task[None]) -> None:
@@ -156,7 +156,7 @@ class Coalescer(Generic[Question, Answer]):
 
     def _take(self) -> Asked[Question, Answer]:
         batch: Asked[Question, Answer] = []
-        while self._waiting and len(batch) < self._max_batch:
+        while self._waiting and len(batch) < self.max_batch:
             asked = self._waiting.popleft()
             if not asked[1].done():  # its caller has not left
                 batch.append(asked)

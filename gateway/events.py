@@ -214,7 +214,7 @@ class RequestEnded(msgspec.Struct, frozen=True, gc=False):
 
 
 class BatchAnswered(msgspec.Struct, frozen=True, gc=False):
-    """One call answered `size` questions. `kind` is read, cache or limit."""
+    """One call answered `size` questions. `kind` is read, write, cache or limit."""
 
     kind: str
     size: int

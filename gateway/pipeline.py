@@ -44,6 +44,7 @@ from gateway.query.plan import filter_values, plan_get, plan_list, readable_fiel
 from gateway.query.plans import Plans
 from gateway.query.statements import ReadStatement, Statements, table_of
 from gateway.reads import Fleet, Reads
+from gateway.writes import Writes
 
 GRACE_SECONDS = 0.7
 """For what an operation waits for beside its statement. A little more than `Database.fetch` takes, whose word is better."""
@@ -52,6 +53,8 @@ MAX_AT_ONCE = 10_000
 """Requests at the database, where nobody says otherwise."""
 MAX_POINT_BATCH, MAX_LIST_BATCH = 128, 16
 """Requests that one statement answers at the most: points cost microseconds each, lists a good part of a millisecond."""
+MAX_BODY_TOGETHER = 8192
+"""Bytes of a create that shares a statement with others: so all of them together are a quarter of a megabyte at the most."""
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -136,6 +139,7 @@ class Pipeline:
         self.gate = gate or Gate(MAX_AT_ONCE, MAX_AT_ONCE)
         self.replicas = replicas
         self.reads: Reads | Fleet = Reads(database, observe) if replicas is None else Fleet(database, replicas, observe)
+        self.writes = Writes(database, observe)
 
     def resource(self, version: str, name: str) -> Resource:
         """The resource of that name. Raises NotFound, or Refused for one whose file has faults."""
@@ -274,7 +278,7 @@ class Pipeline:
         began = time.perf_counter()
         plan = self.plans.create(resource, body, grant)
         timeline().note("plan", began)
-        answer = await self._write(resource, plan, grant, once=once)
+        answer = await self._write(resource, plan, grant, once=once, together=len(body) <= MAX_BODY_TOGETHER)
         if answer is None:
             raise Conflict("A rule of the database kept the row from being stored.")
         return Created(Row(answer.text, answer.state, answer.replayed), msgspec.json.decode(answer.key))
@@ -369,14 +373,15 @@ class Pipeline:
         grant: Grant,
         key: tuple[str, ...] | None = None,
         once: Once | None = None,
+        together: bool = False,
     ) -> Answer | None:
         """What the write left behind; None where it had no row to write. One that is not made anew, for it was made before, takes
-        away what the cache has all the same: who made it may have died before."""
+        away what the cache has all the same: who made it may have died before. It may share a statement if `together`."""
         try:
             if self.cache is None:
-                return await self._send(resource, plan, grant, once)
+                return await self._send(resource, plan, grant, once, together)
             async with self.cache.writing(self._changed_by(resource)):
-                return await self._send(resource, plan, grant, once)
+                return await self._send(resource, plan, grant, once, together)
         except Violation as violation:
             if key is not None and violation.refusal.kind == "value":
                 await self._find(resource, key, grant)  # NotFound where it is the key that cannot be read
@@ -384,7 +389,7 @@ class Pipeline:
                 await self._refuse_outside(resource, plan)
             raise explain(violation.refusal, resource, plan, grant) from None
 
-    async def _send(self, resource: Resource, plan: WritePlan, grant: Grant, once: Once | None) -> Answer | None:
+    async def _send(self, resource: Resource, plan: WritePlan, grant: Grant, once: Once | None, together: bool) -> Answer | None:
         if once is not None:
             statement = self.statements.write(msgspec.structs.replace(plan.shape, once=True), resource)
             view = view_of(resource, grant)
@@ -392,9 +397,12 @@ class Pipeline:
                 return await self.kept.write(once, view, statement.sql, plan.values, resource.timeout_seconds, statement.purpose)
         statement = self.statements.write(plan.shape, resource)
         async with self.gate.slot(timeline().client):
-            rows = await self.database.fetch(
-                statement.sql, plan.values, resource.timeout_seconds, writing=True, purpose=statement.purpose
-            )
+            if together and statement.together_sql:
+                rows = await self.writes.create(statement, plan.values, resource.timeout_seconds)
+            else:
+                rows = await self.database.fetch(
+                    statement.sql, plan.values, resource.timeout_seconds, writing=True, purpose=statement.purpose
+                )
         match plan.shape.operation if rows else None:
             case "create":
                 return Answer(rows[0][0], rows[0][1], rows[0][2])

@@ -34,6 +34,7 @@ FLOORS: dict[str, int] = {
     "observability": 4,
     "revisions": 4,
     "reads": 5,
+    "writes": 5,
     "reload": 5,
     "idempotency": 5,
     "fill": 5,

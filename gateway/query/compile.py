@@ -155,6 +155,39 @@ def compile_write(shape: WriteShape, resource: Resource) -> str:
     return f"WITH w AS ({write.statement}) {write.answer}" if write.answer else write.statement
 
 
+LOCK_MILLISECONDS = 50
+"""How long creates that share a statement wait for somebody else's lock, before each goes by itself."""
+
+
+def compile_together(shape: WriteShape, resource: Resource) -> str:
+    """Many creates of one shape in one statement, all of them or none; "" where that may come to something else than one by one.
+
+    Values: for each assignment an array of texts, as for `compile_batch`. The columns are those of the shape's own statement and,
+    last, the number of the request, from 1: MERGE can answer with what it was given beside what it wrote, which INSERT cannot.
+    A request whose row is not written has no row here either.
+
+    The wait for locks is bounded by the statement itself, before it writes its first row: that takes no transaction of several
+    statements, and ends with this one.
+    """
+    is_plain = shape.operation == "create" and not shape.once and shape.check is None and shape.seen is None
+    if not (is_plain and shape.assigned and resource.table.inserts_together):
+        return ""
+    parameters = _Parameters("q.v")
+    assigned = [resource.fields[assignment.field] for assignment in shape.assigned]
+    given = ", ".join(_cast_written(parameters.next(), field.type) for field in assigned)
+    arrays = ", ".join(f"${position}::text::text[]" for position in range(1, parameters.count + 1))
+    names = ", ".join(f"v{position}" for position in range(1, parameters.count + 1))
+    source = (
+        f"SELECT q.* FROM unnest({arrays}) WITH ORDINALITY AS q({names}, n) "
+        f"WHERE (SELECT set_config('lock_timeout', '{LOCK_MILLISECONDS}', true)) IS NOT NULL"
+    )
+    columns = ", ".join(quote(field.column) for field in assigned)
+    insert = f"WHEN NOT MATCHED THEN INSERT ({columns}) VALUES ({given})"
+    write = f"MERGE INTO {qualified(resource)} AS t USING ({source}) AS q ON false {insert}"
+    merge = _answering(write, shape, resource, parameters, "q.n")
+    return f"WITH w AS ({merge.statement}) {merge.answer}"
+
+
 def _write(shape: WriteShape, resource: Resource, parameters: _Parameters, condition: str = "") -> _Write:
     """The write, of a row for which also `condition` holds."""
     table = f"{qualified(resource)} AS t"
@@ -230,20 +263,21 @@ REFUSED = "gateway: the row is outside the grant"
 """What PostgreSQL's error says when a written row fails its check: the statement undoes itself, in one round trip."""
 
 
-def _answering(write: str, shape: WriteShape, resource: Resource, parameters: _Parameters) -> _Write:
-    """A write, then what it answers: the row, shown where it may be, its state, and for a create its key.
+def _answering(write: str, shape: WriteShape, resource: Resource, parameters: _Parameters, number: str = "") -> _Write:
+    """A write, then what it answers: the row, shown where it may be, its state, for a create its key, and `number`, if any.
 
-    The state comes out of the write as `xmin`, which no column of a table can be called.
+    The state comes out of the write as `xmin` and the number as `cmin`, which no column of a table can be called.
 
     A row that fails its check makes the statement fail, and with it the write. The text that is no integer begins with a
     random number, so that the planner cannot read it beforehand.
     """
     check, seen = _where(shape.check, resource, parameters), _where(shape.seen, resource, parameters)
-    write += f" RETURNING t.*, {_state(resource, written=True)} AS xmin"
+    write += f" RETURNING t.*, {_state(resource, written=True)} AS xmin" + (f", {number} AS cmin" if number else "")
     beside = ["t.xmin AS v"]
     beside += [f"{_key_as_json(resource)} AS k"] if shape.operation == "create" else []
     beside += [f"{seen} AS s"] if seen else []
     beside += [f"CASE WHEN {check} THEN 0 ELSE (random()::text || ' {REFUSED}')::integer END AS g"] if check else []
+    beside += ["t.cmin AS n"] if number else []
     shown = [resource.fields[name] for name in shape.fields]
     selected = ", ".join([*(f"{_out(field)} AS c{position}" for position, field in enumerate(shown)), *beside])
     named = ", ".join(f"i.c{position} AS {quote(field.name)}" for position, field in enumerate(shown))

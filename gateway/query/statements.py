@@ -12,7 +12,15 @@ from gateway.catalog.model import Field, Resource
 from gateway.catalog.types import INTEGER_BITS, Family
 from gateway.events import OTHER, Purpose
 from gateway.query.ast import Filter, GetShape, ListShape, WriteShape
-from gateway.query.compile import compile_batch, compile_estimate, compile_get, compile_list, compile_outside, compile_write
+from gateway.query.compile import (
+    compile_batch,
+    compile_estimate,
+    compile_get,
+    compile_list,
+    compile_outside,
+    compile_together,
+    compile_write,
+)
 
 T = TypeVar("T")
 
@@ -71,9 +79,10 @@ class ReadStatement(msgspec.Struct, frozen=True):
 
 
 class WriteStatement(msgspec.Struct, frozen=True):
-    """A write's SQL."""
+    """A write's SQL for one request, and for many at once ("" where each has to go by itself)."""
 
     sql: str
+    together_sql: str
     purpose: Purpose
 
 
@@ -111,7 +120,8 @@ class Statements:
         found: WriteStatement | None = self._known.get(shape)
         if found is None:
             purpose = Purpose(shape.operation, table_of(resource))
-            found = self._keep(shape, WriteStatement(compile_write(shape, resource), purpose))
+            statement = WriteStatement(compile_write(shape, resource), compile_together(shape, resource), purpose)
+            found = self._keep(shape, statement)
         return found
 
     def outside(self, shape: WriteShape, resource: Resource) -> str:

@@ -10,8 +10,8 @@ import pytest
 from gateway.catalog.model import Column, Resource
 from gateway.catalog.types import Family
 from gateway.query.ast import EVERYTHING as EVERY_RIGHT
-from gateway.query.ast import Bound, Grant, ListPlan
-from gateway.query.compile import compile_estimate, compile_list, quote
+from gateway.query.ast import Bound, Comparison, Grant, ListPlan
+from gateway.query.compile import compile_estimate, compile_list, compile_together, quote
 from gateway.query.cursor import Cursor, encode_cursor
 from gateway.query.operators import OPERATORS, operators_for, path_operators
 from gateway.query.payload import plan_create, plan_delete, plan_patch
@@ -506,10 +506,42 @@ def test_a_delete_tells_that_there_was_a_row() -> None:
     assert plan.values == (42,)
 
 
+BARE = resource(table("bare", [Column("id", BIGINT, nullable=False, filled=True)]))
+SHARING_BARE = msgspec.structs.replace(BARE, table=msgspec.structs.replace(BARE.table, inserts_together=True))
+SHARING = msgspec.structs.replace(BOOKS, table=msgspec.structs.replace(BOOKS.table, inserts_together=True))
+
+
+def test_creates_that_share_a_statement_are_told_apart_by_the_statement_itself() -> None:
+    plan = plan_create(SHARING, b'{"pages": 3, "name": "x"}')
+    assert compile_together(plan.shape, SHARING) == (
+        'WITH w AS (MERGE INTO "shop"."books" AS t '
+        "USING (SELECT q.* FROM unnest($1::text::text[], $2::text::text[]) WITH ORDINALITY AS q(v1, v2, n) "
+        "WHERE (SELECT set_config('lock_timeout', '50', true)) IS NOT NULL) AS q ON false "
+        'WHEN NOT MATCHED THEN INSERT ("title", "pages") VALUES (q.v1::text, q.v2::integer) '
+        f"RETURNING t.*, {STATE} AS xmin, q.n AS cmin) "
+        'SELECT row_to_json(r.*), i.v, i.k, i.n FROM (SELECT t."id" AS c0, t."title" AS c1, t."pages" AS c2, t.xmin AS v, '
+        'json_build_array(t."id") AS k, t.cmin AS n FROM w AS t) AS i '
+        'CROSS JOIN LATERAL (SELECT i.c0 AS "id", i.c1 AS "name", i.c2 AS "pages") AS r'
+    )
+
+
+@pytest.mark.parametrize(
+    ("resource", "grant", "body"),
+    [
+        (BOOKS, EVERY_RIGHT, b'{"name": "x"}'),
+        (SHARING_BARE, EVERY_RIGHT, b"{}"),
+        (SHARING, Grant(rows=Bound(Comparison("pages", "eq"), (1,))), b'{"name": "x"}'),
+        (SHARING, Grant(seen_rows=Bound(Comparison("pages", "eq"), (1,))), b'{"name": "x"}'),
+    ],
+    ids=["a table that does not take several", "nothing sent", "to be checked", "shown to some"],
+)
+def test_some_creates_go_by_themselves(resource: Resource, grant: Grant, body: bytes) -> None:
+    assert compile_together(plan_create(resource, body, grant).shape, resource) == ""
+
+
 def test_an_empty_create_leaves_every_column_to_its_default() -> None:
-    bare = resource(table("bare", [Column("id", BIGINT, nullable=False, filled=True)]))
-    plan = plan_create(bare, b"{}")
-    assert 'INSERT INTO "public"."bare" AS t DEFAULT VALUES RETURNING t.*, ' in row_sql(plan, bare)
+    plan = plan_create(BARE, b"{}")
+    assert 'INSERT INTO "public"."bare" AS t DEFAULT VALUES RETURNING t.*, ' in row_sql(plan, BARE)
     assert plan.values == ()
 
 
