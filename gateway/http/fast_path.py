@@ -43,7 +43,7 @@ from gateway.http.admission import Visitor
 from gateway.http.edge import MAX_HEADERS, cors_headers
 from gateway.http.requests import PLAN_TYPE, Headers, new_request_id, read_headers, request_id, split_key, split_path
 from gateway.http.responses import Header, Response, page_body, page_links, problem_response, row_body
-from gateway.http.routes import FEW_IN_FLIGHT, UNKNOWN_ROUTE, DataRoutes, Serving, read_late, routes_of
+from gateway.http.routes import FEW_IN_FLIGHT, STOPPING, UNKNOWN_ROUTE, DataRoutes, Serving, read_late, routes_of
 from gateway.http.timing import is_wanted
 from gateway.pipeline import (
     BYPASS,
@@ -59,6 +59,7 @@ from gateway.pipeline import (
 )
 from gateway.query.ast import GetPlan, GetShape, Grant, ListPlan, Values
 from gateway.query.plan import get_shape, key_values
+from gateway.query.plans import MAX_QUERY_BYTES
 from gateway.query.statements import ReadStatement
 from gateway.reads import Reads
 
@@ -82,14 +83,11 @@ MAX_KEPT_BYTES = 8 * 1024 * 1024
 MAX_WAYS = 30
 MAX_PAGES = 2000
 """Queries whose plan is kept with the way that it was made for."""
-MAX_QUERY_BYTES = 512
 
 FRESHNESS = {
     outcome: b"content-type: application/json\r\nx-cache: %b\r\n" % outcome.encode() for outcome in ("hit", "miss", "bypass")
 }
 """How an answer's lines begin, by where it is from: as `responses.row_response` has it."""
-
-STOPPING = "The service is stopping."
 
 T = TypeVar("T")
 
@@ -132,8 +130,8 @@ class _Way(msgspec.Struct, frozen=True, eq=False):
     bound_seconds: float
     tables: tuple[str, ...]
     shape: GetShape
-    row_statement: ReadStatement | None
-    """None where rows have no key."""
+    reads: Reads
+    row_statement: ReadStatement
     key_type: ColumnType | None
     """Of a key of one field."""
     list_route: str
@@ -300,7 +298,8 @@ class FastPath:
             bound_seconds=pipeline.bound_seconds(resource),
             tables=pipeline.made_from(resource) if is_kept else (),
             shape=shape,
-            row_statement=pipeline.statements.get(shape, resource) if resource.key else None,
+            reads=pipeline.reads,
+            row_statement=pipeline.statements.get(shape, resource),
             key_type=resource.fields[resource.key[0]].type if len(resource.key) == 1 else None,
             list_route=list_route,
             row_route=row_route,
@@ -521,8 +520,7 @@ class Read:
     def _ask(self) -> None:
         """Joins those who ask the database, where there is room for one more."""
         way = self._way
-        pipeline = way.serving.pipeline
-        gate = pipeline.gate
+        gate = way.serving.pipeline.gate
         if not gate.enter(way.client):
             if gate.is_closed_to(way.client):
                 self._refuse(gate.refuse())
@@ -532,18 +530,15 @@ class Read:
         self._is_inside = True
         self._watch()
         statement, values = self.asks()
-        reads = pipeline.reads
         seconds = way.resource.timeout_seconds
-        if not isinstance(reads, Reads) or not reads.enqueue(
-            statement, values, seconds, self.max_batch, _Reading(self), self._noted
-        ):
+        if not way.reads.enqueue(statement, values, seconds, self.max_batch, _Reading(self), self._noted):
             self.leave(answered=False)
             self.resume()
 
     def _refuse(self, fault: Refused) -> None:
         """As `fail`, with what is made ready: a refusal must cost a small part of an answer."""
         fast = self._fast
-        if not fast.refusal:
+        if fast.refusal is None:
             fast.refusal = problem_response(fault)
             fast.refusal_lines = b"".join(map(fast.line, fast.refusal.headers))
         self._noted.refused = True
@@ -710,10 +705,7 @@ class _RowRead(Read):
         return way.serving.pipeline.keys.row(way.resource, GetPlan(way.shape, self._values), way.grant)
 
     def asks(self) -> tuple[ReadStatement, Values]:
-        statement = self._way.row_statement
-        if statement is None:
-            raise NotFound
-        return statement, self._values
+        return self._way.row_statement, self._values
 
     def show(self, rows: Rows) -> None:
         if not rows:

@@ -75,6 +75,7 @@ logger = logging.getLogger("gateway.http")
 COLLECTION = ("GET", "HEAD", "OPTIONS", "POST")
 ROW = ("GET", "HEAD", "OPTIONS", "PATCH", "DELETE")
 READING = ("GET", "HEAD", "OPTIONS")
+STOPPING = "The service is stopping."
 STOPPED_WRITING = "The service is stopping; whether the write took place is not known."
 
 FEW_IN_FLIGHT = 4
@@ -186,7 +187,7 @@ class DataRoutes:
         except ClientLeft:
             raise
         except asyncio.CancelledError:  # by the server's end, which waits no longer
-            stopped = Unavailable("The service is stopping.") if scope["method"] in READING else OutcomeUnknown(STOPPED_WRITING)
+            stopped = Unavailable(STOPPING) if scope["method"] in READING else OutcomeUnknown(STOPPED_WRITING)
             return problem_response(stopped), stopped.code
         except Exception:
             logger.exception("request %s failed", headers.request_id.decode())
