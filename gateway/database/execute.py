@@ -161,9 +161,7 @@ class _Attempt:
             if connection.is_closed():  # since it was handed over
                 raise ConnectionResetError
             left = deadline - time.monotonic()
-            if (
-                left < SERVER_LEAD_SECONDS
-            ):  # the wait for the connection took it, and the server could not be the first to give up
+            if left < SERVER_LEAD_SECONDS:  # the wait took the rest, and the server could not be the first to give up
                 in_doubt = False
                 raise NotSent("Every database connection is busy.")
             self.sent = True
