@@ -927,15 +927,22 @@ def test_a_read_that_takes_too_long_ends_and_so_does_the_next_one(
     ways.served.run(ways.served.gateway.rebuild())
 
 
+@contextmanager
+def no_room(ways: Ways, site_url: str, monkeypatch: pytest.MonkeyPatch, holder: Wire) -> Iterator[Gate]:
+    """The one place at the database is taken by a read of `holder`'s, until the gate is opened."""
+    with closed_gate(site_url) as gate:
+        monkeypatch.setattr(ways.served.gateway.gate, "limit", 1)
+        holder.send(packet("/api/v1/gated/1"))
+        assert eventually(lambda: gate.waiting() == 1)
+        yield gate
+
+
 def test_where_there_is_no_room_a_request_waits_for_it_or_is_refused(
     ways: Ways, site_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate_at, wires = ways.served.gateway.gate, [ways.warm() for _ in range(3)]
     ways.settle()
-    with closed_gate(site_url) as gate:
-        monkeypatch.setattr(gate_at, "limit", 1)
-        wires[0].send(packet("/api/v1/gated/1"))
-        assert eventually(lambda: gate.waiting() == 1)
+    with no_room(ways, site_url, monkeypatch, wires[0]) as gate:
         fast, common = ways.fast(wires[1], packet("/api/v1/notes/2")), ways.common(packet("/api/v1/notes/2"))
         assert fast.status == 503
         assert fast.told == common.told
@@ -953,11 +960,8 @@ def test_a_client_that_floods_the_database_alone_is_turned_away_unread(
 ) -> None:
     gate_at, wires = ways.served.gateway.gate, [ways.warm() for _ in range(3)]
     ways.settle()
-    with closed_gate(site_url) as gate:
-        monkeypatch.setattr(gate_at, "limit", 1)
-        monkeypatch.setattr(gate_at, "_others_until", 0.0)
-        wires[0].send(packet("/api/v1/gated/1"))
-        assert eventually(lambda: gate.waiting() == 1)
+    monkeypatch.setattr(gate_at, "_others_until", 0.0)
+    with no_room(ways, site_url, monkeypatch, wires[0]) as gate:
         monkeypatch.setattr(gate_at, "_is_crowded", True)
         shed = ways.served.gateway.metrics.snapshot()["requests_shed_total"].get(("busy",), [0.0])[0]
         asked = len(ways.taken)
