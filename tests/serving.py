@@ -18,6 +18,7 @@ from gateway.app import Gateway
 from gateway.http.protocol import HttpProtocol
 from gateway.http.server import Server
 from gateway.settings import Settings, load_settings
+from tests.client import client_of
 
 START_TIMEOUT_SECONDS = 20
 
@@ -118,7 +119,7 @@ def serving(settings: Settings) -> Iterator[Served]:
         raise RuntimeError("the gateway did not start; see the log")
     address = ("127.0.0.1", server.servers[0].sockets[0].getsockname()[1])
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{address[1]}", timeout=20) as client:
+        with client_of(f"http://127.0.0.1:{address[1]}") as client:
             yield Served(server.application, server, loops[0], client, address)
     finally:
         server.should_exit = True

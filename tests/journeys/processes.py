@@ -15,6 +15,8 @@ from pathlib import Path
 import httpx
 import msgspec
 
+from tests.client import client_of
+
 COMMAND = shutil.which("gateway", path=str(Path(sys.executable).parent)) or "gateway"
 PATIENCE_SECONDS = 60.0
 
@@ -74,7 +76,7 @@ def server(directory: Path, database_url: str, log: Path, *arguments: str, **var
             stderr=output,
         )
         try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+            with client_of(f"http://127.0.0.1:{port}") as client:
                 _await_answer(client, process, log)
                 yield Server(process, client, log)
         finally:
