@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import hypothesis
@@ -51,6 +52,24 @@ def pytest_collection_finish() -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     config.stash[_servers].close()
+
+
+class _BriskAsyncio:
+    """asyncio, whose sleeps are short: to a server that looks ten times a second whether it may stop."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(min(seconds, 0.01))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _servers_of_this_process_stop_at_once() -> Iterator[None]:
+    """There are hundreds of them, and each took a third of a second in which nothing was done."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("uvicorn.server.asyncio", _BriskAsyncio())
+        yield
 
 
 @contextmanager
