@@ -24,6 +24,8 @@ from gateway.errors import Unavailable
 from gateway.redis_wire import Command
 
 TIMEOUT_SECONDS = 0.1
+RESEND_SECONDS = 0.025
+"""How soon what cannot get through is sent again."""
 TABLE = ("public.rows",)
 
 
@@ -152,7 +154,7 @@ class SimulatedLink:
 
     async def _passable(self) -> None:
         while self._redis.state == "frozen" or self._name in self._network.cut_from_redis:
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(RESEND_SECONDS)
 
     @staticmethod
     def _fail(answer: asyncio.Future[tuple[list[Any], bytes]]) -> None:
@@ -202,7 +204,7 @@ class SimulatedSession:
 
     async def _passable(self) -> None:
         while self._name in self._network.cut_from_postgres:
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(RESEND_SECONDS)
 
     def lose(self) -> None:
         """The server ends the session, and the lock goes with it."""

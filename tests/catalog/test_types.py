@@ -19,7 +19,7 @@ from gateway.catalog.types import FLOAT_RANGE, OTHER, TYPES, UNSORTABLE, BadValu
 from gateway.query.strict_json import decode_json
 
 PROPERTY = settings(
-    max_examples=100,
+    max_examples=60,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow, HealthCheck.data_too_large],

@@ -41,10 +41,12 @@ PAIR = resource(
         primary_key=("left", "right"),
     )
 )
-FEW = settings(max_examples=300, deadline=None, derandomize=True)
+FEW = settings(max_examples=200, deadline=None, derandomize=True)
 MANY = settings(
     max_examples=1500, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
+SAME = settings(parent=MANY, max_examples=600)
+"""For two ways that must come to the same: what any one way must hold of is tried by `MANY`."""
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=12)
 
 NASTY_TEXTS = (
@@ -217,7 +219,7 @@ def test_any_query_string_is_a_plan_or_an_error_of_ours(query: bytes) -> None:
     check_parameters(compile_estimate(plan.shape.where, EVERYTHING), filter_values(plan))
 
 
-@MANY
+@settings(parent=MANY, max_examples=750)
 @given(st.lists(FILTERS, min_size=1, max_size=2))
 def test_any_filter_is_a_plan_or_an_error_of_ours(filters: list[Any]) -> None:
     query = b"&".join(encoded(name, json.dumps(tree), True) for name, tree in zip(("filter", "doc.x"), filters, strict=False))
@@ -309,7 +311,7 @@ STATES = st.one_of(st.none(), st.lists(st.integers(1, 3), max_size=2).map(tuple)
 PLANS = Plans()
 
 
-@MANY
+@SAME
 @given(BODIES, st.booleans(), GRANTS, STATES)
 def test_what_is_kept_for_a_grant_changes_no_plan_of_a_write(
     body: bytes, merge: bool, grant: Grant, states: States | None
@@ -357,7 +359,7 @@ def alike(draw: st.DrawFn) -> list[bytes]:
 CURSOR_TEXTS = st.one_of(st.none(), st.sampled_from(("1", "2024-05-01", "x", "\0")))
 
 
-@MANY
+@settings(parent=SAME, max_examples=400)  # of three query strings each, each with two grants
 @given(alike(), st.lists(READING, min_size=1, max_size=2), st.booleans(), st.lists(CURSOR_TEXTS, min_size=3, max_size=3))
 def test_a_list_planned_by_a_template_is_planned_as_from_scratch(
     queries: list[bytes], grants: list[Grant], backward: bool, keys: list[str | None]
@@ -459,7 +461,7 @@ BOUNDED_BODIES = st.one_of(
 )
 
 
-@MANY
+@SAME
 @given(BOUNDED_BODIES, st.booleans(), st.text("abc", min_size=1, max_size=3))
 def test_a_body_read_in_one_go_is_what_it_is_field_by_field(members: list[tuple[str, Any]], as_ascii: bool, title: str) -> None:
     body = (
@@ -499,7 +501,7 @@ def test_most_bodies_are_read_in_one_go() -> None:
     assert dict(zip(names, values, strict=True)) == {**body, "price": "2.5", "facts": '{"a":[{"b":1}]}'}
 
 
-@settings(parent=FEW, max_examples=700)
+@settings(parent=FEW, max_examples=400)
 @given(st.lists(st.one_of(st.sampled_from(NASTY_TEXTS), TEXTS), max_size=3).map(tuple), QUERIES)
 def test_any_key_and_parameters_are_a_plan_or_an_error_of_ours(key: tuple[str, ...], query: bytes) -> None:
     for found in (EVERYTHING, PAIR):
@@ -532,7 +534,7 @@ def same_shape(draw: st.DrawFn) -> tuple[bytes, bytes]:
     return b"&".join(pair[0]), b"&".join(pair[1])
 
 
-@settings(parent=FEW, max_examples=500)
+@settings(parent=FEW, max_examples=300)
 @given(same_shape())
 def test_sql_never_depends_on_values(queries: tuple[bytes, bytes]) -> None:
     first, second = (plan_list(EVERYTHING, parse_list(query)) for query in queries)
