@@ -17,8 +17,13 @@ from pathlib import Path
 from string import Template
 
 import httpx
+import msgspec
 import psutil
 import pytest
+
+from tests.conftest import throwaway_directory
+
+pytestmark = pytest.mark.xdist_group("dev")
 
 ROOT = Path(__file__).parents[2]
 GATEWAY = Path(sys.executable).parent / "gateway"
@@ -98,33 +103,84 @@ def sent(line: str, variables: Mapping[str, str]) -> httpx.Response:
     return httpx.request(options.get("-X", "GET"), url, headers=headers, content=options.get("-d", "").encode())
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_serves_what_it_prints_and_leaves_no_process_behind(server_directory: Path, number: signal.Signals) -> None:
+class Running(msgspec.Struct, frozen=True):
+    """`gateway dev --reload` in a checkout of its own: the process, its data, where it listens, and what it printed."""
+
+    process: subprocess.Popen[str]
+    data: Path
+    checkout: Path
+    port: int
+    lines: list[str]
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Running]:
+    """One for all tests that leave it running; the last one ends it."""
+    with throwaway_directory() as data:
+        checkout, port = data / "checkout", free_port()
+        checkout.mkdir()
+        shutil.copy(ROOT / "pyproject.toml", checkout)
+        for name in ("migrations", "resources"):
+            shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+        with gateway_dev(data, "--port", str(port), "--reload", directory=checkout) as process:
+            yield Running(process, data, checkout, port, welcome(process))
+
+
+def test_it_serves_what_it_prints(running: Running) -> None:
+    lines, variables = running.lines, tokens(running.lines)
+    printed = {line.split()[0]: line.split()[1] for line in lines if len(line.split()) == 2}
+    assert printed["API"] == f"http://127.0.0.1:{running.port}/api/v1"
+    assert printed["DATABASE_URL"].startswith("postgresql://")
+    assert printed["REDIS_URL"].startswith("unix://")
+    assert httpx.get(printed["Docs"]).status_code == 200
+    assert httpx.get(printed["Health"]).status_code == 200
+    examples = [line for line in lines if line.startswith("curl")]
+    assert list(variables) == ["ADMIN", "CUSTOMER"]
+    answered = [sent(line, variables) for line in examples]
+    assert [answer.status_code for answer in answered] == [200, 200, 200, 200, 401, 201, 200]
+    assert [words for words in ("$ADMIN", "$CUSTOMER") if not any(words in line for line in examples)] == []
+    assert len({row["user_id"] for row in answered[3].json()["data"]}) == 1
+    assert "q=6000;" in httpx.get(f"{printed['API']}/categories").headers["RateLimit-Policy"]
+    token = ["token", "--role", "customer", "--sub", "nobody", "--data", str(running.data)]
+    made = subprocess.run([str(GATEWAY), *token], capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip()
+    assert httpx.get(f"{printed['API']}/users", headers={"Authorization": f"Bearer {made}"}).status_code == 403
+    assert answers(f"{printed['API']}/products", made)
+
+
+def test_a_second_start_while_one_runs_is_refused_in_one_line(running: Running) -> None:
+    command = [str(GATEWAY), "dev", "--data", str(running.data), "--port", str(free_port())]
+    second = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=PATIENCE_SECONDS)
+    assert second.returncode == 1
+    assert f"is in use by a running gateway (process {running.process.pid})" in second.stderr.splitlines()[-1]
+    assert answers(f"http://127.0.0.1:{running.port}/health/ready")
+
+
+def test_reload_serves_a_changed_resource_file_over_the_same_servers(running: Running) -> None:
+    admin = tokens(running.lines)["ADMIN"]
+    servers = [p for p in psutil.Process(running.process.pid).children() if p.name() in ("postgres", "valkey-server")]
+    assert len(servers) == 2
+    (running.checkout / "resources" / "goods.yaml").write_text("table: products\ndescription: The same once more\n")
+    assert eventually(lambda: answers(f"http://127.0.0.1:{running.port}/api/v1/goods", admin))
+    assert not answers(f"http://127.0.0.1:{running.port}/api/v1/goods")
+    assert all(p.is_running() for p in servers)
+
+
+def test_it_survives_kill_9_with_its_rows_on_the_same_port_and_ends_by_sigterm(server_directory: Path) -> None:
     port = free_port()
+    url = f"http://127.0.0.1:{port}/api/v1/products?count=exact"
     with gateway_dev(server_directory, "--port", str(port)) as process:
-        lines = welcome(process)
-        printed = {line.split()[0]: line.split()[1] for line in lines if len(line.split()) == 2}
-        assert printed["API"] == f"http://127.0.0.1:{port}/api/v1"
-        assert printed["DATABASE_URL"].startswith("postgresql://")
-        assert printed["REDIS_URL"].startswith("unix://")
-        assert httpx.get(printed["Docs"]).status_code == 200
-        assert httpx.get(printed["Health"]).status_code == 200
-        examples = [line for line in lines if line.startswith("curl")]
-        variables = tokens(lines)
-        assert list(variables) == ["ADMIN", "CUSTOMER"]
-        answered = [sent(line, variables) for line in examples]
-        assert [answer.status_code for answer in answered] == [200, 200, 200, 200, 401, 201, 200]
-        assert [words for words in ("$ADMIN", "$CUSTOMER") if not any(words in line for line in examples)] == []
-        assert len({row["user_id"] for row in answered[3].json()["data"]}) == 1
-        assert "q=6000;" in httpx.get(f"{printed['API']}/categories").headers["RateLimit-Policy"]
-        token = ["token", "--role", "customer", "--sub", "nobody", "--data", str(server_directory)]
-        made = subprocess.run([str(GATEWAY), *token], capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip()
-        assert httpx.get(f"{printed['API']}/users", headers={"Authorization": f"Bearer {made}"}).status_code == 403
-        assert answers(f"{printed['API']}/products", made)
+        welcome(process)
+        rows = httpx.get(url).json()
+        left = offspring(process)
+        process.kill()
+    with gateway_dev(server_directory, "--port", str(port)) as process:
+        welcome(process)
+        assert httpx.get(url).json() == rows
+        assert all_gone(left)
         left = offspring(process)
         assert len(left) > 3
-        process.send_signal(number)
-        assert process.wait(PATIENCE_SECONDS) == 128 + number
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_SECONDS) == 128 + signal.SIGTERM
     assert all_gone(left)
 
 
@@ -141,53 +197,9 @@ def test_ctrl_c_in_a_terminal_reaches_it_alone_and_stops_all_in_order(server_dir
     assert "Traceback" not in (server_directory / "stderr").read_text()
 
 
-def test_it_survives_kill_9_with_its_rows_on_the_same_port(server_directory: Path) -> None:
-    port = free_port()
-    url = f"http://127.0.0.1:{port}/api/v1/products?count=exact"
-    with gateway_dev(server_directory, "--port", str(port)) as process:
-        welcome(process)
-        rows = httpx.get(url).json()
-        left = offspring(process)
-        process.kill()
-    with gateway_dev(server_directory, "--port", str(port)) as process:
-        welcome(process)
-        assert httpx.get(url).json() == rows
-        assert all_gone(left)
-        left = offspring(process)
-        process.send_signal(signal.SIGINT)
-        process.wait(PATIENCE_SECONDS)
-    assert all_gone(left)
-
-
-def test_a_second_start_while_one_runs_is_refused_in_one_line(server_directory: Path) -> None:
-    port = free_port()
-    with gateway_dev(server_directory, "--port", str(port)) as first:
-        welcome(first)
-        command = [str(GATEWAY), "dev", "--data", str(server_directory), "--port", str(free_port())]
-        second = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=PATIENCE_SECONDS)
-        assert second.returncode == 1
-        assert f"is in use by a running gateway (process {first.pid})" in second.stderr.splitlines()[-1]
-        assert answers(f"http://127.0.0.1:{port}/health/ready")
-        first.send_signal(signal.SIGINT)
-        first.wait(PATIENCE_SECONDS)
-
-
-def test_reload_serves_a_changed_resource_file_over_the_same_servers(server_directory: Path) -> None:
-    checkout = server_directory / "checkout"
-    checkout.mkdir()
-    shutil.copy(ROOT / "pyproject.toml", checkout)
-    for name in ("migrations", "resources"):
-        shutil.copytree(ROOT / name, checkout / name)
-    port = free_port()
-    with gateway_dev(server_directory, "--port", str(port), "--reload", directory=checkout) as process:
-        admin = tokens(welcome(process))["ADMIN"]
-        servers = [p for p in psutil.Process(process.pid).children() if p.name() in ("postgres", "valkey-server")]
-        assert len(servers) == 2
-        (checkout / "resources" / "goods.yaml").write_text("table: products\ndescription: The same once more\n")
-        assert eventually(lambda: answers(f"http://127.0.0.1:{port}/api/v1/goods", admin))
-        assert not answers(f"http://127.0.0.1:{port}/api/v1/goods")
-        assert all(p.is_running() for p in servers)
-        left = offspring(process)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(PATIENCE_SECONDS) == 130
+def test_sigint_ends_it_and_leaves_no_process_behind(running: Running) -> None:
+    left = offspring(running.process)
+    assert len(left) > 3
+    running.process.send_signal(signal.SIGINT)
+    assert running.process.wait(PATIENCE_SECONDS) == 128 + signal.SIGINT
     assert all_gone(left)

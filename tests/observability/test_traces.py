@@ -107,7 +107,7 @@ def test_headers_that_are_none_stop_the_start_and_are_not_told(name: str, value:
 def test_what_sends_traces_says_nothing_of_its_headers_or_its_tries(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    environ = {**ON, "OTEL_EXPORTER_OTLP_HEADERS": 'authorization=Bearer%20t,x-key=";s3cr3t'}
+    environ = {**ON, "OTEL_EXPORTER_OTLP_HEADERS": 'authorization=Bearer%20t,x-key=";s3cr3t', "OTEL_EXPORTER_OTLP_TIMEOUT": "2"}
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
 
