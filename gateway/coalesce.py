@@ -135,11 +135,13 @@ class Coalescer(Generic[Question, Answer]):
                     patience = asyncio.get_running_loop().call_later(self._patience_seconds, self._pass_over, runner)
                 try:
                     await self._settle(batch)
+                except BaseException:  # this task itself was cancelled: otherwise all are told
+                    for _, waiter in batch:
+                        waiter.cancel()
+                    raise
                 finally:
                     if patience is not None:
                         patience.cancel()
-                    for _, future in batch:
-                        future.cancel()  # does nothing but where this task itself was cancelled: the others are done
         finally:
             # Now, not by the callback, which runs a turn later: who asks in between would wait for a runner that has ended.
             self._runners.discard(runner)
@@ -155,11 +157,16 @@ class Coalescer(Generic[Question, Answer]):
         self._start_another()
 
     def _take(self) -> Asked[Question, Answer]:
+        """The next ones, without those whose callers have left; empty where nobody waits any more."""
+        waiting = self._waiting
         batch: Asked[Question, Answer] = []
-        while self._waiting and len(batch) < self.max_batch:
-            asked = self._waiting.popleft()
-            if not asked[1].done():  # its caller has not left
-                batch.append(asked)
+        while waiting and not batch:
+            if len(waiting) <= self.max_batch:
+                taken: Iterable[tuple[Question, Waiter[Answer]]] = tuple(waiting)
+                waiting.clear()
+            else:
+                taken = [waiting.popleft() for _ in range(self.max_batch)]
+            batch = [asked for asked in taken if not asked[1].done()]
         return batch
 
     async def _settle(self, batch: Asked[Question, Answer]) -> None:

@@ -30,16 +30,11 @@ class Deadlines:
         self._timer: asyncio.TimerHandle | None = None
 
     def within(self, seconds: float, late: Callable[[], Exception] = TimeoutError) -> _Bound:
-        """A bound that begins now."""
-        return _Bound(self._tick(seconds), late)
+        """A bound that begins with the block."""
+        return _Bound(self, seconds, late)
 
     def watch(self, seconds: float, bound: Endable) -> set[Endable]:
         """Calls `bound.end` when the time is over, unless it has been taken out of the set that this gives."""
-        tick = self._tick(seconds)
-        tick.add(bound)
-        return tick
-
-    def _tick(self, seconds: float) -> set[Endable]:
         loop = asyncio.get_running_loop()
         number = int((loop.time() + seconds) / self._tick_seconds) + 1
         tick = self._ticks.get(number)
@@ -47,6 +42,7 @@ class Deadlines:
             tick = self._ticks[number] = set()
             if self._timer is None:
                 self._timer = loop.call_later(self._tick_seconds, self._pass, loop)
+        tick.add(bound)
         return tick
 
     def _pass(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -62,10 +58,11 @@ class Deadlines:
 class _Bound:
     """One wait. It does to its task what `asyncio.timeout` does: a cancellation that becomes another exception outside."""
 
-    __slots__ = ("_cancelling", "_ended", "_late", "_task", "_tick")
+    __slots__ = ("_cancelling", "_deadlines", "_ended", "_late", "_seconds", "_task", "_tick")
 
-    def __init__(self, tick: set[Endable], late: Callable[[], Exception]) -> None:
-        self._tick = tick
+    def __init__(self, deadlines: Deadlines, seconds: float, late: Callable[[], Exception]) -> None:
+        self._deadlines = deadlines
+        self._seconds = seconds
         self._late = late
         self._ended = False
 
@@ -75,7 +72,7 @@ class _Bound:
             raise RuntimeError("a bound is for what runs in a task")
         self._task: asyncio.Task[Any] = task
         self._cancelling = task.cancelling()
-        self._tick.add(self)
+        self._tick = self._deadlines.watch(self._seconds, self)
 
     def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, _trace: TracebackType | None) -> None:
         if not self._ended:

@@ -133,7 +133,7 @@ class Trace(msgspec.Struct, frozen=True):
     state: str = ""
 
 
-class Timeline:
+class Timeline(msgspec.Struct, eq=False):
     """The stages and statements of one request. A stage may come several times; stages may lie within each other.
 
     `route` is a template, never a path, and `client` is who asks, for fairness among clients: it is never told. `cache` is hit,
@@ -141,18 +141,15 @@ class Timeline:
     nothing was tried, for why it would have failed was known.
     """
 
-    __slots__ = ("cache", "client", "refused", "request_id", "route", "rows", "stages", "statements", "trace")
-
-    def __init__(self, request_id: str = "", route: str = "", trace: Trace | None = None) -> None:
-        self.request_id = request_id
-        self.route = route
-        self.trace = trace
-        self.stages: list[Stage] = []
-        self.statements: list[StatementRan] = []
-        self.cache = ""
-        self.client = ""
-        self.refused = False
-        self.rows: int | None = None
+    request_id: str = ""
+    route: str = ""
+    trace: Trace | None = None
+    client: str = ""
+    stages: list[Stage] = []
+    statements: list[StatementRan] = []
+    cache: str = ""
+    refused: bool = False
+    rows: int | None = None
 
     def note(self, stage: str, began: float) -> float:
         """A stage that ends now; gives now, where the next may begin."""
@@ -166,14 +163,14 @@ class Timeline:
 
     def adopt(self, other: Timeline) -> None:
         """Takes over what another noted: a batch's, which belongs to each of its requests."""
-        self.stages += other.stages
-        self.statements += other.statements
+        if other.stages:
+            self.stages += other.stages
+        if other.statements:
+            self.statements += other.statements
 
 
 class _Nobodys(Timeline):
     """The timeline of what no request asked for: keeps nothing, for it never ends."""
-
-    __slots__ = ()
 
     def note(self, _stage: str, _began: float) -> float:
         return time.perf_counter()

@@ -304,6 +304,12 @@ def integer_range(type_name: str) -> tuple[int, int]:
 _RANGES = {name: integer_range(name) for name in INTEGER_BITS}
 
 
+def certain_digits(column: ColumnType) -> int:
+    """How many digits a text may have to be surely a value of the column, whichever they are: `int` reads it as `parse` does. 0
+    for a column of no whole numbers."""
+    return 0 if column.array or column.name not in _RANGES else len(str(_RANGES[column.name][1])) - 1
+
+
 def _check_integer(value: int, column: ColumnType) -> int:
     least, greatest = _RANGES[column.name]
     if least <= value <= greatest:

@@ -88,26 +88,21 @@ class Gate:
             self._others_until = 0.0 if self._last_client is None else self._clock() + OTHERS_SECONDS
             self._last_client = client
         self._asked += 1
-        if self.waiting or not self._has_room(client):
+        if self.waiting or not self._take(client):
             self._turned_away += 1
             return False
-        self._take(client)
         return True
 
-    def _has_room(self, client: str) -> bool:
-        if self.in_use >= self.limit:
-            return False
+    def _take(self, client: str) -> bool:
+        """Takes a place, where there is one for this client."""
         held = self._by_client.get(client, 0)
-        return held < self._share() or self._clock() >= self._others_until
-
-    def _share(self) -> float:
-        return self.limit * SHARE
-
-    def _take(self, client: str) -> None:
+        if self.in_use >= self.limit or (held >= self.limit * SHARE and self._clock() < self._others_until):
+            return False
+        self._by_client[client] = held + 1
         self.in_use += 1
-        self._by_client[client] = self._by_client.get(client, 0) + 1
         if self.in_use > self._most_in_use:
             self._most_in_use = self.in_use
+        return True
 
     async def wait(self, client: str) -> None:
         """Waits in the line until there is a place, which then is taken. Raises NotSent."""
@@ -204,14 +199,12 @@ class Gate:
             if self.in_use >= self.limit:
                 return
             line = self._line.get(client)
-            while line and self._has_room(client):
-                waiter = line.popleft()
+            while line and line[0].done():  # who waited has left
+                line.popleft()
                 self.waiting -= 1
-                if waiter.done():
-                    continue
-                self._take(client)
-                waiter.set_result(None)
-                break
+            if line and self._take(client):
+                self.waiting -= 1
+                line.popleft().set_result(None)
             if line is not None:
                 del self._line[client]
                 if line:

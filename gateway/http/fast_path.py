@@ -3,7 +3,7 @@
 Clients send the same headers again and again; what differs is the first line. So a head whose request was answered with 200 is
 remembered by its very bytes, and a packet that has those bytes after `GET /api/… HTTP/1.1` means what the parser and the guards
 made of them then. What such a request needs is found by two look-ups: who asks (the token is looked up each time, so that it
-ends when it ends), and the `_Way`: resource, grant and limits, made once for a head, a resource and a catalog.
+ends when it ends), and the `Way`: resource, grant and limits, made once for a head, a resource and a catalog.
 
 From there on the request is driven by those who answer its questions, one after the other and each for many requests at once:
 
@@ -23,14 +23,14 @@ import time
 from collections.abc import Callable, Mapping
 from contextvars import Context
 from enum import Enum
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import ClassVar, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
 from gateway.cache.cache import Cache, Cached, Looked
 from gateway.cache.store import Found, Key, StoreDown
 from gateway.catalog.model import Resource
-from gateway.catalog.types import BadValue, ColumnType
+from gateway.catalog.types import BadValue, ColumnType, Wire, certain_digits
 from gateway.database.execute import Rows
 from gateway.database.sqlstate import Violation
 from gateway.deadlines import Endable
@@ -46,12 +46,9 @@ from gateway.http.responses import Header, Response, page_body, page_links, prob
 from gateway.http.routes import FEW_IN_FLIGHT, STOPPING, UNKNOWN_ROUTE, DataRoutes, Serving, read_late, routes_of
 from gateway.http.timing import is_wanted
 from gateway.pipeline import (
-    BYPASS,
     MAX_LIST_BATCH,
     MAX_POINT_BATCH,
-    Freshness,
     Page,
-    Row,
     page_made,
     page_of,
     refused_value,
@@ -68,6 +65,7 @@ logger = logging.getLogger("gateway.http")
 LINE = re.compile(rb"GET (/api/[!-\"$->@-~]*)(?:\?([!-\"$-~]*))? HTTP/1\.1")
 """A request's first line, with a path and a query of printable ASCII."""
 NOTHING: Mapping[bytes, bytes] = {}
+PLAIN_KEY = re.compile(rb"[A-Za-z0-9_.~-]+")
 VARYING = re.compile(rb"\r\n(x-request-id|traceparent|tracestate):([^\x00-\x08\x0a-\x1f\x7f]*)(?=\r\n)", re.IGNORECASE)
 """Headers that are another for each request. A head is remembered without them.
 
@@ -84,10 +82,9 @@ MAX_WAYS = 30
 MAX_PAGES = 2000
 """Queries whose plan is kept with the way that it was made for."""
 
-FRESHNESS = {
-    outcome: b"content-type: application/json\r\nx-cache: %b\r\n" % outcome.encode() for outcome in ("hit", "miss", "bypass")
-}
-"""How an answer's lines begin, by where it is from: as `responses.row_response` has it."""
+FROM_DATABASE = b"content-type: application/json\r\nx-cache: bypass\r\n"
+FROM_CACHE = b"content-type: application/json\r\nx-cache: hit\r\nage: %d\r\n"
+"""How an answer's lines begin, as `responses.row_response` has it. A miss goes by the common way."""
 
 T = TypeVar("T")
 
@@ -102,11 +99,12 @@ TURNED_AWAY: Final = TurnedAway.TURNED_AWAY
 
 
 class Connection(Protocol):
-    """What a request needs of the connection that it came on."""
+    """What a request needs of the connection that it came on. `way` is that of the last one."""
 
     client: tuple[str, int] | None
+    way: Way | None
 
-    def end_fast(self, status: int, lines: tuple[bytes, ...], request_id: bytes, body: bytes) -> None:
+    def end_fast(self, status: int, lines: bytes, request_id: bytes, body: bytes) -> None:
         """Sends its answer; `lines` are those of its headers, but for the id, the date and the length."""
 
     def refuse_late(self, request_id: bytes) -> None:
@@ -116,9 +114,17 @@ class Connection(Protocol):
         """Lets the server know of a task that makes an answer."""
 
 
-class _Way(msgspec.Struct, frozen=True, eq=False):
-    """What is the same for all requests of one head to one resource. `tables` is empty where no answers are kept."""
+class Way(msgspec.Struct, frozen=True, eq=False):
+    """What is the same for all requests of one head to one resource. `tables` is empty where no answers are kept.
 
+    A packet that is `row_start`, a key and `tail` asks for a row, and one that is `list_start`, a query and `tail` for a list.
+    """
+
+    head: _Head
+    path: bytes
+    list_start: bytes
+    row_start: bytes
+    tail: bytes
     serving: Serving
     caller: Caller | None
     peer: str
@@ -134,6 +140,8 @@ class _Way(msgspec.Struct, frozen=True, eq=False):
     row_statement: ReadStatement
     key_type: ColumnType | None
     """Of a key of one field."""
+    key_digits: int
+    """A key of so many digits is a whole number that this type has."""
     list_route: str
     row_route: str
 
@@ -145,8 +153,16 @@ class _Head(msgspec.Struct, frozen=True, eq=False):
     headers: Headers
     token: bytes | None
     lines: bytes
-    size: int
-    ways: dict[bytes, _Way]
+    rest: bytes
+    ways: dict[bytes, Way]
+
+
+class _Made(msgspec.Struct, frozen=True, eq=False):
+    """What is made of a list's query: `key` is None where nothing is kept."""
+
+    plan: ListPlan
+    statement: ReadStatement
+    key: Key | None
 
 
 class FastPath:
@@ -155,9 +171,11 @@ class FastPath:
     def __init__(self, routes: DataRoutes, line: Callable[[Header], bytes]) -> None:
         """`line` makes a header's line."""
         self.routes = routes
+        self.verifier = routes.admission.verifier
+        self.limiter = routes.admission.limiter
         self.line = line
         self.serving: Serving | None = None
-        self.pages: dict[tuple[_Way, bytes], tuple[ListPlan, ReadStatement, Key | None]] = {}
+        self.pages: dict[tuple[Way, bytes], _Made] = {}
         self.refusal: Response | None = None
         self.refusal_lines = b""
         self._heads: dict[bytes, _Head] = {}
@@ -184,14 +202,14 @@ class FastPath:
         ):
             return
         try:
-            token = None if self.routes.admission.verifier is None else bearer_token(raw)
+            token = None if self.verifier is None else bearer_token(raw)
         except Unauthorized:
             return
         always = edge.always if edge.cors is None else (*edge.always, *cors_headers(edge.cors, headers.origin))
-        self._heads[rest] = _Head(raw, headers, token, b"".join(map(self.line, always)), len(rest), {})
+        self._heads[rest] = _Head(raw, headers, token, b"".join(map(self.line, always)), rest, {})
         self._bytes += len(rest)
         while self._bytes > MAX_KEPT_BYTES or len(self._heads) > MAX_HEADS:
-            self._bytes -= self._heads.pop(next(iter(self._heads))).size
+            self._bytes -= len(self._heads.pop(next(iter(self._heads))).rest)
 
     def take(self, connection: Connection, packet: bytes) -> Read | TurnedAway | None:
         """The request that a packet is; None for one that goes by the common way, and `TURNED_AWAY` for one that is to be refused
@@ -200,6 +218,11 @@ class FastPath:
         The connection must have nothing else under way.
         """
         began = time.perf_counter()
+        way = connection.way
+        if way is not None and packet.endswith(way.tail) and self._still_holds(way):
+            read = self._take_again(connection, way, packet, began)
+            if read is not None:
+                return read
         end = packet.find(b"\r\n")
         rest = packet[end:]
         head = self._heads.get(rest)
@@ -226,6 +249,36 @@ class FastPath:
             return None
         if way is None or (key is not None and (query or not key)):
             return None
+        connection.way = way
+        return self._begun(_ListRead if key is None else _RowRead, connection, way, query if key is None else key, began, told)
+
+    def _still_holds(self, way: Way) -> bool:
+        """Whether the catalog is the one that the way leads through, and its caller's token holds."""
+        if self.routes.serving() is not way.serving:
+            return False
+        token = way.head.token
+        return token is None or (self.verifier is not None and self.verifier.known(token) is way.caller)
+
+    def _take_again(self, connection: Connection, way: Way, packet: bytes, began: float) -> Read | TurnedAway | None:
+        """The request of a packet that ends as the last one of its connection did, where it plainly names the same resource."""
+        if packet.startswith(way.row_start):
+            key = packet[len(way.row_start) : -len(way.tail)]
+            return self._begun(_RowRead, connection, way, key, began) if key.isdigit() or PLAIN_KEY.fullmatch(key) else None
+        if packet.startswith(way.list_start):
+            query = packet[len(way.list_start) : -len(way.tail)]
+            if (way, query) in self.pages:  # so it was looked at before
+                return self._begun(_ListRead, connection, way, query, began)
+        return None
+
+    def _begun(
+        self,
+        kind: type[Read],
+        connection: Connection,
+        way: Way,
+        asked: bytes,
+        began: float,
+        told: Mapping[bytes, bytes] = NOTHING,
+    ) -> Read | TurnedAway:
         if not way.tables and way.serving.pipeline.gate.is_shut_to(way.client):
             way.serving.pipeline.gate.turn_away()
             return TURNED_AWAY
@@ -233,22 +286,17 @@ class FastPath:
         if told or self.routes.edge.is_traced:
             trace = self.routes.edge.begin(told.get(b"traceparent", b""), told.get(b"tracestate", b""))
         given_id = request_id(told.get(b"x-request-id", b"")) if told else new_request_id()
-        noted = Timeline(given_id.decode("ascii"), UNKNOWN_ROUTE, trace)
-        noted.client = way.client
-        if key is None:
-            return _ListRead(self, connection, head, way, noted, began, path, query=query)
-        return _RowRead(self, connection, head, way, noted, began, path, key=key)
+        noted = Timeline(given_id.decode("ascii"), UNKNOWN_ROUTE, trace, way.client)
+        return kind(self, connection, way, noted, given_id, began, asked)
 
-    def _find(self, connection: Connection, head: _Head, path: bytes) -> tuple[_Way | None, bytes | None]:
+    def _find(self, connection: Connection, head: _Head, path: bytes) -> tuple[Way | None, bytes | None]:
         """The way to what a path names, and the key that it has. Raises GatewayError."""
-        routes = self.routes
-        serving = routes.serving()
+        serving = self.routes.serving()
         if serving is not self.serving:
             self._begin_anew(serving)
         caller = None
         if head.token is not None:
-            verifier = routes.admission.verifier
-            caller = None if verifier is None else verifier.known(head.token)
+            caller = None if self.verifier is None else self.verifier.known(head.token)
             if caller is None:
                 return None, None
         peer = connection.client[0] if connection.client else ""
@@ -272,13 +320,12 @@ class FastPath:
         for head in self._heads.values():
             head.ways.clear()
 
-    def _way(
-        self, serving: Serving, connection: Connection, head: _Head, collection: bytes, caller: Caller | None
-    ) -> _Way | None:
+    def _way(self, serving: Serving, connection: Connection, head: _Head, collection: bytes, caller: Caller | None) -> Way | None:
         """A new way to a resource; None where there can be none. Raises GatewayError."""
         pipeline, admission = serving.pipeline, self.routes.admission
         version, name, _ = split_path(collection)
         resource = pipeline.resource(version, name)
+        key_type = resource.fields[resource.key[0]].type if len(resource.key) == 1 else None
         if not isinstance(pipeline.reads, Reads) or resource.id in serving.deprecations:
             return None
         scope = {"client": connection.client, "headers": head.raw}
@@ -286,7 +333,12 @@ class FastPath:
         grant = serving.policy.grant(resource, "read", caller)
         shape = get_shape(resource, {}, grant)
         list_route, row_route = routes_of(resource)
-        way = _Way(
+        way = Way(
+            head=head,
+            path=collection,
+            list_start=b"GET " + collection + b"?",
+            row_start=b"GET " + collection + b"/",
+            tail=b" HTTP/1.1" + head.rest,
             serving=serving,
             caller=caller,
             peer=connection.client[0] if connection.client else "",
@@ -300,7 +352,8 @@ class FastPath:
             shape=shape,
             reads=pipeline.reads,
             row_statement=pipeline.statements.get(shape, resource),
-            key_type=resource.fields[resource.key[0]].type if len(resource.key) == 1 else None,
+            key_type=key_type,
+            key_digits=0 if key_type is None else certain_digits(key_type),
             list_route=list_route,
             row_route=row_route,
         )
@@ -310,30 +363,23 @@ class FastPath:
         return way
 
 
-class _Waiter(Generic[T]):
+class _Waiter(msgspec.Struct, Generic[T], eq=False):
     """Takes the answer to one question of a read: see `coalesce.Waiter`."""
 
-    __slots__ = ("_is_told", "read")
-
-    def __init__(self, read: Read) -> None:
-        self.read = read
-        self._is_told = False
+    read: Read
+    is_told: bool = False
 
     def done(self) -> bool:
         """Whether nobody waits any more."""
-        return self._is_told or self.read.is_over
+        return self.is_told or self.read.is_over
 
     def set_result(self, result: T, /) -> None:
-        """The answer."""
-        self._is_told = True
-        try:
-            self.take(result)
-        except Exception as fault:  # noqa: BLE001 - it is this request's alone, and whoever tells has others to tell
-            self.refuse(fault)
+        """The answer. What goes wrong with it is this request's alone, for whoever tells has others to tell."""
+        raise NotImplementedError
 
     def set_exception(self, exception: Exception, /) -> None:
         """What came in place of it."""
-        self._is_told = True
+        self.is_told = True
         self.refuse(exception)
 
     def cancel(self) -> None:
@@ -341,30 +387,30 @@ class _Waiter(Generic[T]):
         if not self.done():
             self.set_exception(Unavailable(STOPPING))
 
-    def take(self, result: T) -> None:
-        """Goes on with the answer."""
-        raise NotImplementedError
-
     def refuse(self, fault: Exception) -> None:
         """Goes on without one."""
         self.read.fail(fault)
 
 
 class _Counting(_Waiter[Taken]):
-    __slots__ = ()
-
-    def take(self, result: Taken) -> None:
-        self.read.counted(result)
+    def set_result(self, result: Taken, /) -> None:
+        self.is_told = True
+        try:
+            self.read.counted(result)
+        except Exception as fault:  # noqa: BLE001
+            self.refuse(fault)
 
     def refuse(self, fault: Exception) -> None:
         self.read.count_failed(fault)
 
 
 class _Looking(_Waiter[Found]):
-    __slots__ = ()
-
-    def take(self, result: Found) -> None:
-        self.read.looked(result)
+    def set_result(self, result: Found, /) -> None:
+        self.is_told = True
+        try:
+            self.read.looked(result)
+        except Exception as fault:  # noqa: BLE001
+            self.refuse(fault)
 
     def refuse(self, fault: Exception) -> None:
         if isinstance(fault, StoreDown):
@@ -374,46 +420,39 @@ class _Looking(_Waiter[Found]):
 
 
 class _Reading(_Waiter[Rows]):
-    __slots__ = ()
-
-    def take(self, result: Rows) -> None:
-        self.read.leave(answered=True)
-        self.read.show(result)
+    def set_result(self, result: Rows, /) -> None:
+        self.is_told = True
+        try:
+            self.read.leave(answered=True)
+            self.read.show(result)
+        except Exception as fault:  # noqa: BLE001
+            self.refuse(fault)
 
     def refuse(self, fault: Exception) -> None:
         self.read.leave(answered=not isinstance(fault, NotSent))
         self.read.fail(fault)
 
 
-class Read:
-    """One request, from its packet to its answer. `is_over` says that it has one."""
+class Read(msgspec.Struct, eq=False):
+    """One request, from its packet to its answer. `asked` is the row's key or the list's query, `is_over` says that it has an
+    answer."""
 
-    __slots__ = (
-        *("_began", "_connection", "_decision", "_fast", "_head", "_is_counted", "_is_inside", "_is_reading"),
-        *("_licence", "_noted", "_path", "_ready", "_tick", "_way", "is_over", "request_id"),
-    )
-    max_batch = 1
-    query = b""
-
-    def __init__(
-        self, fast: FastPath, connection: Connection, head: _Head, way: _Way, noted: Timeline, began: float, path: bytes
-    ) -> None:
-        self._fast = fast
-        self._connection = connection
-        self._head = head
-        self._way = way
-        self._noted = noted
-        self.request_id = noted.request_id.encode()
-        self._began = began
-        self._path = path
-        self._decision: Decision | None = None
-        self._ready: tuple[int, bytes, bytes, str] | None = None
-        self._tick: set[Endable] | None = None
-        self._licence = 0
-        self._is_counted = False
-        self._is_reading = False
-        self._is_inside = False
-        self.is_over = False
+    max_batch: ClassVar[int] = 1
+    fast: FastPath
+    connection: Connection
+    way: Way
+    noted: Timeline
+    request_id: bytes
+    began: float
+    asked: bytes
+    decision: Decision | None = None
+    ready: tuple[int, bytes, bytes, str] | None = None
+    tick: set[Endable] | None = None
+    licence: int = 0
+    is_counted: bool = False
+    is_reading: bool = False
+    is_inside: bool = False
+    is_over: bool = False
 
     # --- the way -------------------------------------------------------------------------------------------------------
 
@@ -421,83 +460,81 @@ class Read:
         """Refuses it, for its lateness, or counts it. A caller in good standing is served meanwhile, where few are in flight: see
         `routes.FEW_IN_FLIGHT`."""
         if not in_time:
-            self._connection.refuse_late(self.request_id)
+            self.connection.refuse_late(self.request_id)
             return
-        self._fast.routes.in_flight += 1
+        fast, charges = self.fast, self.way.charges
+        fast.routes.in_flight += 1
         try:
-            self._begin()
+            if charges is None:
+                self.is_counted = True
+                self._go_on()
+                return
+            limiter = fast.limiter
+            decision = limiter.count(charges, _Counting(self))
+            if decision is not None:
+                self._count(decision)
+            elif fast.routes.in_flight <= FEW_IN_FLIGHT and limiter.is_at_ease(charges):
+                self._go_on()
         except Exception as fault:  # noqa: BLE001 - it is this request's alone, and whoever began it has others to begin
-            self._is_counted = True
+            self.is_counted = True
             self.fail(fault)
-
-    def _begin(self) -> None:
-        routes, charges = self._fast.routes, self._way.charges
-        if charges is None:
-            self._is_counted = True
-            self._go_on()
-            return
-        limiter = routes.admission.limiter
-        decision = limiter.count(charges, _Counting(self))
-        if decision is not None:
-            self._count(decision)
-        elif routes.in_flight <= FEW_IN_FLIGHT and limiter.is_at_ease(charges):
-            self._go_on()
 
     def counted(self, taken: Taken) -> None:
         """Redis counted it."""
-        self._note("redis", self._began)
-        if self._way.charges is not None:
-            self._count(self._fast.routes.admission.limiter.decide(self._way.charges, taken))
+        if self.noted.trace is not None:
+            self.noted.note("redis", self.began)
+        if self.way.charges is not None:
+            self._count(self.fast.limiter.decide(self.way.charges, taken))
 
     def count_failed(self, fault: Exception) -> None:
         """It did not: where it does not answer, this process counts."""
-        if isinstance(fault, StorageDown) and self._way.charges is not None:
-            self._count(self._fast.routes.admission.limiter.fall_back(self._way.charges))
+        if isinstance(fault, StorageDown) and self.way.charges is not None:
+            self._count(self.fast.limiter.fall_back(self.way.charges))
         else:
-            self._is_counted = True
+            self.is_counted = True
             self.fail(fault)
 
     def _count(self, decision: Decision) -> None:
-        self._is_counted = True
+        self.is_counted = True
         if not decision.allowed:
             self.fail(refusal(decision))
             return
-        self._decision = decision
-        if self._ready is not None:
-            self._answer(*self._ready)
-        elif not self._is_reading:
+        self.decision = decision
+        if self.ready is not None:
+            self._answer(*self.ready)
+        elif not self.is_reading:
             self._go_on()
 
     def _go_on(self) -> None:
         """Looks into the cache, or asks the database."""
-        self._is_reading = True
-        way = self._way
-        began = time.perf_counter()
+        self.is_reading = True
+        way, noted = self.way, self.noted
+        began = 0.0 if noted.trace is None else time.perf_counter()
         try:
             is_plain = self.prepare()
         except GatewayError as error:
             self.fail(error)
             return
-        self._note("plan", began)
+        if noted.trace is not None:
+            noted.note("plan", began)
         if not is_plain:
             self.resume()
             return
-        pipeline = way.serving.pipeline
-        cache = pipeline.cache if way.tables else None
+        cache = way.serving.pipeline.cache if way.tables else None
         if cache is None:
             self._ask()
             return
-        self._licence = cache.licence()
-        if self._licence:
+        self.licence = cache.licence()
+        if self.licence:
             self._look(cache)
         else:
             cache.bypass()
-            self._noted.cache = "bypass"
+            noted.cache = "bypass"
             self._ask()
 
     def _look(self, cache: Cache) -> None:
         try:
-            found = cache.ask(self.kept_as(), self._way.tables, _Looking(self))
+            found = cache.ask(self.kept_as(), self.way.tables, _Looking(self))
         except StoreDown:
             self.resume()
         else:
@@ -508,18 +545,18 @@ class Read:
 
     def looked(self, found: Found) -> None:
         """The cache told what it has."""
-        cache = self._way.serving.pipeline.cache
-        looked = Looked(self._licence, found)
+        cache = self.way.serving.pipeline.cache
+        looked = Looked(self.licence, found)
         cached = None if cache is None else cache.hit(looked)
         if cached is None:
             self.resume(looked)
         else:
-            self._noted.cache = "hit"
+            self.noted.cache = "hit"
             self.show_kept(cached)
 
     def _ask(self) -> None:
         """Joins those who ask the database, where there is room for one more."""
-        way = self._way
+        way = self.way
         gate = way.serving.pipeline.gate
         if not gate.enter(way.client):
             if gate.is_closed_to(way.client):
@@ -527,28 +564,29 @@ class Read:
             else:
                 self.resume()
             return
-        self._is_inside = True
-        self._watch()
+        self.is_inside = True
+        if self.tick is None:
+            self._watch()
         statement, values = self.asks()
         seconds = way.resource.timeout_seconds
-        if not way.reads.enqueue(statement, values, seconds, self.max_batch, _Reading(self), self._noted):
+        if not way.reads.enqueue(statement, values, seconds, self.max_batch, _Reading(self), self.noted):
             self.leave(answered=False)
             self.resume()
 
     def _refuse(self, fault: Refused) -> None:
         """As `fail`, with what is made ready: a refusal must cost a small part of an answer."""
-        fast = self._fast
+        fast = self.fast
         if fast.refusal is None:
             fast.refusal = problem_response(fault)
             fast.refusal_lines = b"".join(map(fast.line, fast.refusal.headers))
-        self._noted.refused = True
+        self.noted.refused = True
         self._answer(fast.refusal.status, fast.refusal_lines, fast.refusal.body, fault.code)
 
     def leave(self, answered: bool) -> None:
         """Gives back its place at the database."""
-        if self._is_inside:
-            self._is_inside = False
-            self._way.serving.pipeline.gate.leave(self._way.client, answered)
+        if self.is_inside:
+            self.is_inside = False
+            self.way.serving.pipeline.gate.leave(self.way.client, answered)
 
     # --- its end -------------------------------------------------------------------------------------------------------
 
@@ -559,14 +597,14 @@ class Read:
 
     def cancel(self) -> None:
         """Answers at once, with what there is to say at the end of the service."""
-        self._is_counted = True
+        self.is_counted = True
         self.fail(Unavailable(STOPPING))
 
     def fail(self, fault: Exception) -> None:
         """Answers with an error; tries once more where it comes of tables that changed."""
         if self.is_over:
             if not isinstance(fault, GatewayError | Violation):
-                logger.error("request %s failed after its answer", self._noted.request_id, exc_info=fault)
+                logger.error("request %s failed after its answer", self.noted.request_id, exc_info=fault)
             return
         if isinstance(fault, TablesChanged):
             self.resume()
@@ -574,83 +612,77 @@ class Read:
         if isinstance(fault, Violation):
             fault = self.refused(fault)
         if not isinstance(fault, GatewayError):
-            logger.error("request %s failed", self._noted.request_id, exc_info=fault)
+            logger.error("request %s failed", self.noted.request_id, exc_info=fault)
             fault = InternalError()
-        self._noted.refused = isinstance(fault, Refused)
+        self.noted.refused = isinstance(fault, Refused)
         self.answer(problem_response(fault), fault.code)
 
     def resume(self, looked: Looked | None = None) -> None:
         """Goes on by the common way, from behind the count."""
-        self._unwatch()
+        if self.tick is not None:
+            self.tick.discard(self)
+            self.tick = None
         loop = asyncio.get_running_loop()
-        self._connection.hold_task(loop.create_task(self._resume(looked), context=Context()))
+        self.connection.hold_task(loop.create_task(self._resume(looked), context=Context()))
 
     async def _resume(self, looked: Looked | None) -> None:
-        keep_timeline(self._noted)
-        routes, way = self._fast.routes, self._way
+        keep_timeline(self.noted)
+        routes, way = self.fast.routes, self.way
         visitor = Visitor(caller=way.caller, looked=looked if routes.serving() is way.serving else None)
-        headers = msgspec.structs.replace(self._head.headers, request_id=self.request_id)
+        headers = msgspec.structs.replace(way.head.headers, request_id=self.request_id)
+        path = self.path()
         scope = {
             "method": "GET",
-            "raw_path": self._path,
-            "query_string": self.query,
-            "headers": self._head.raw,
-            "client": self._connection.client,
+            "raw_path": path,
+            "query_string": self.query(),
+            "headers": way.head.raw,
+            "client": self.connection.client,
         }
         try:
             response, error_code = await routes.resume(scope, headers, visitor)
-            more = () if visitor.deprecation is None else visitor.deprecation.headers(self._path)
+            more = () if visitor.deprecation is None else visitor.deprecation.headers(path)
             self.answer(response, error_code, more)
         except Exception as fault:  # noqa: BLE001 - nobody waits for the task, and the caller waits for an answer
             self.fail(fault)
 
-    def show_body(self, freshness: Freshness, lines: bytes, body: bytes) -> None:
-        """Answers with 200."""
-        told = FRESHNESS[freshness.outcome]
-        if freshness.outcome == "hit":
-            told += b"age: %d\r\n" % freshness.age_seconds
-        self._answer(200, told + lines, body, "")
-
     def answer(self, response: Response, error_code: str = "", more: tuple[Header, ...] = ()) -> None:
         """Answers with what else there may be."""
-        lines = b"".join([self._fast.line(header) for header in (*response.headers, *more)])
+        lines = b"".join([self.fast.line(header) for header in (*response.headers, *more)])
         self._answer(response.status, lines, response.body, error_code)
 
-    def _answer(self, status: int, lines: bytes, body: bytes, error_code: str) -> None:
+    def _answer(self, status: int, lines: bytes, body: bytes, error_code: str = "") -> None:
         """Sends it, when it is counted."""
-        if not self._is_counted:
-            self._ready = status, lines, body, error_code
+        if not self.is_counted:
+            self.ready = status, lines, body, error_code
             return
         if self.is_over:
             return
         self.is_over = True
-        fast, noted = self._fast, self._noted
-        if self._tick is not None:
-            self._tick.discard(self)
-        if self._is_inside:
+        fast, way = self.fast, self.way
+        if self.tick is not None:
+            self.tick.discard(self)
+        if self.is_inside:
             self.leave(answered=True)
         fast.routes.in_flight -= 1
-        standing = b"" if self._decision is None else limit_lines(self._decision)
-        self._connection.end_fast(status, (lines, self._head.lines, standing), self.request_id, body)
-        now = time.perf_counter()
-        fast.routes.edge.observe(RequestEnded("GET", status, self._began, now, self._way.subject, error_code, noted))
-
-    def _note(self, stage: str, began: float) -> None:
-        """A stage that ends now, for a trace."""
-        if self._noted.trace is not None:
-            self._noted.note(stage, began)
+        lines += way.head.lines if self.decision is None else way.head.lines + limit_lines(self.decision)
+        self.connection.end_fast(status, lines, self.request_id, body)
+        fast.routes.edge.observe(
+            RequestEnded("GET", status, self.began, time.perf_counter(), way.subject, error_code, self.noted)
+        )
 
     def _watch(self) -> None:
         """Bounds what is waited for from here on."""
-        if self._tick is None:
-            self._tick = self._fast.routes.deadlines.watch(self._way.bound_seconds, self)
-
-    def _unwatch(self) -> None:
-        if self._tick is not None:
-            self._tick.discard(self)
-            self._tick = None
+        self.tick = self.fast.routes.deadlines.watch(self.way.bound_seconds, self)
 
     # --- what lists and rows do each in their way ------------------------------------------------------------------------
+
+    def path(self) -> bytes:
+        """As it was sent."""
+        raise NotImplementedError
+
+    def query(self) -> bytes:
+        """As it was sent."""
+        raise NotImplementedError
 
     def prepare(self) -> bool:
         """Makes the plan; False for one that the common way has to run. Raises GatewayError."""
@@ -678,95 +710,110 @@ class Read:
 
 
 class _RowRead(Read):
-    __slots__ = ("_key", "_values")
-    max_batch = MAX_POINT_BATCH
+    max_batch: ClassVar[int] = MAX_POINT_BATCH
+    values: Values = ()
 
-    def __init__(self, *known: Any, key: bytes) -> None:
-        super().__init__(*known)
-        self._key = key
+    def path(self) -> bytes:
+        return self.way.path + b"/" + self.asked
+
+    def query(self) -> bytes:
+        return b""
 
     def prepare(self) -> bool:
-        way = self._way
-        self._noted.route = way.row_route
-        key, kind = self._key, way.key_type
-        if kind is None or b"%" in key or b"," in key:
-            self._values = key_values(way.resource, split_key(key), way.grant)
+        way, key = self.way, self.asked
+        self.noted.route = way.row_route
+        if key.isdigit() and len(key) <= way.key_digits:
+            value: Wire = int(key)
+        elif way.key_type is None or b"%" in key or b"," in key:
+            self.values = key_values(way.resource, split_key(key), way.grant)
             return True
-        try:
-            value = kind.parse(key.decode("ascii"))
-        except BadValue:
-            raise NotFound from None
+        else:
+            try:
+                value = way.key_type.parse(key.decode("ascii"))
+            except BadValue:
+                raise NotFound from None
         rows = way.grant.rows
-        self._values = (value,) if rows is None else (value, *rows.values)
+        self.values = (value,) if rows is None else (value, *rows.values)
         return True
 
     def kept_as(self) -> Key:
-        way = self._way
-        return way.serving.pipeline.keys.row(way.resource, GetPlan(way.shape, self._values), way.grant)
+        way = self.way
+        return way.serving.pipeline.keys.row(way.resource, GetPlan(way.shape, self.values), way.grant)
 
     def asks(self) -> tuple[ReadStatement, Values]:
-        return self._way.row_statement, self._values
+        return self.way.row_statement, self.values
 
     def show(self, rows: Rows) -> None:
         if not rows:
             raise NotFound
-        text, state, *_ = rows[0]
-        self._show(Row(text, state), BYPASS)
+        self.noted.rows = 1
+        row = rows[0]
+        body, tag = row_body(row[0], row[1])
+        self._answer(200, FROM_DATABASE + b"etag: %b\r\n" % tag, body)
 
     def show_kept(self, cached: Cached) -> None:
-        self._show(*row_of(cached))
-
-    def _show(self, row: Row, freshness: Freshness) -> None:
-        self._noted.rows = 1
-        body, tag = row_body(row)
-        self.show_body(freshness, b"etag: %b\r\n" % tag, body)
+        self.noted.rows = 1
+        row, _ = row_of(cached)
+        body, tag = row_body(row.text, row.state)
+        self._answer(200, FROM_CACHE % cached.age_seconds + b"etag: %b\r\n" % tag, body)
 
     def refused(self, _violation: Violation) -> GatewayError:
         return NotFound()
 
 
 class _ListRead(Read):
-    __slots__ = ("_kept_as", "_plan", "_statement", "query")
-    max_batch = MAX_LIST_BATCH
+    max_batch: ClassVar[int] = MAX_LIST_BATCH
+    made: _Made | None = None
 
-    def __init__(self, *known: Any, query: bytes) -> None:
-        super().__init__(*known)
-        self.query = query
+    def path(self) -> bytes:
+        return self.way.path
+
+    def query(self) -> bytes:
+        return self.asked
 
     def prepare(self) -> bool:
-        way, pages = self._way, self._fast.pages
-        self._noted.route = way.list_route
-        made = pages.get((way, self.query))
+        way, pages, query = self.way, self.fast.pages, self.asked
+        self.noted.route = way.list_route
+        made = pages.get((way, query))
         if made is None:
             pipeline, resource = way.serving.pipeline, way.resource
-            plan = pipeline.plans.list(resource, self.query, way.grant)
+            plan = pipeline.plans.list(resource, query, way.grant)
             key = pipeline.keys.list(resource, plan, way.grant) if way.tables else None
-            made = plan, pipeline.statements.list(plan.shape, resource), key
-            if len(self.query) <= MAX_QUERY_BYTES:
+            made = _Made(plan, pipeline.statements.list(plan.shape, resource), key)
+            if len(query) <= MAX_QUERY_BYTES:
                 if len(pages) >= MAX_PAGES:
                     del pages[next(iter(pages))]
-                pages[way, self.query] = made
-        self._plan, self._statement, self._kept_as = made
-        return self._plan.count != "estimated"
+                pages[way, query] = made
+        self.made = made
+        return made.plan.count != "estimated"
 
     def kept_as(self) -> Key:
-        if self._kept_as is None:
+        key = self._made().key
+        if key is None:
             raise ValueError("nothing is kept here")
-        return self._kept_as
+        return key
 
     def asks(self) -> tuple[ReadStatement, Values]:
-        return self._statement, self._plan.values
+        made = self._made()
+        return made.statement, made.plan.values
 
     def show(self, rows: Rows) -> None:
-        self._show(page_made(self._plan, self._statement, rows), BYPASS)
+        made = self._made()
+        self._show(page_made(made.plan, made.statement, rows), FROM_DATABASE)
 
     def show_kept(self, cached: Cached) -> None:
-        self._show(*page_of(cached))
+        page, _ = page_of(cached)
+        self._show(page, FROM_CACHE % cached.age_seconds)
 
-    def _show(self, page: Page, freshness: Freshness) -> None:
-        self._noted.rows = page.length
-        body, links = page_body(page), page_links(page, self._path.decode("latin-1"), self.query)
-        self.show_body(freshness, b"link: %b\r\n" % links if links else b"", body)
+    def _made(self) -> _Made:
+        if self.made is None:
+            raise ValueError("there is no plan yet")
+        return self.made
+
+    def _show(self, page: Page, lines: bytes) -> None:
+        self.noted.rows = page.length
+        links = page_links(page, self.way.path.decode("latin-1"), self.asked)
+        self._answer(200, lines + b"link: %b\r\n" % links if links else lines, page_body(page))
 
     def refused(self, violation: Violation) -> GatewayError:
         return refused_value(violation)

@@ -39,7 +39,7 @@ from gateway.errors import GatewayError, Problem, Unavailable, ValidationFailed
 from gateway.events import Observer, RequestEnded, Timeline, nobody
 from gateway.http.arrivals import Arrivals
 from gateway.http.edge import CLOSE, MAX_HEAD_BYTES, MAX_HEADERS, SECURITY, head_too_large
-from gateway.http.fast_path import TURNED_AWAY, FastPath, Read
+from gateway.http.fast_path import TURNED_AWAY, FastPath, Read, Way
 from gateway.http.requests import read_headers
 from gateway.http.responses import Header, problem_response
 from gateway.http.server import DrainableState
@@ -253,6 +253,8 @@ class HttpProtocol(HttpToolsProtocol):
     _drainable: DrainableState | None = None
     _fast: Read | None = None
     """The request of the fast path that is under way."""
+    way: Way | None = None
+    """That of the last one."""
     _ended: asyncio.Event | None = None
     """Set when it has its answer, where that is the connection's last."""
     _held = b""
@@ -287,7 +289,13 @@ class HttpProtocol(HttpToolsProtocol):
                 self._refuse_unread(data)
                 return
             if read is not None:
-                self._begin_fast(read)
+                self._fast = read
+                if self._deadline is not None:
+                    self._drop_deadline()
+                if arrivals is None:
+                    read.begin()
+                else:
+                    arrivals.come(read.begin)
                 return
             if self._is_plain_read(data):
                 self._head = data[data.index(b"\r\n") :]
@@ -367,46 +375,37 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _is_quiet(self) -> bool:
         """Whether the next packet begins a request, and there is no other."""
-        cycle = self.cycle
+        cycle, drainable, transport = self.cycle, self._drainable, self.transport
         return (
             not self._in_head
             and (cycle is None or (cycle.response_complete and not cycle.more_body))
-            and not self._is_draining()
-            and not self.transport.is_closing()
-            and self.transport.get_write_buffer_size() == 0
+            and (drainable is None or not drainable.draining)
+            and not transport.is_closing()
+            and transport.get_write_buffer_size() == 0
         )
-
-    def _begin_fast(self, read: Read) -> None:
-        self._fast = read
-        if self._deadline is not None:
-            self._drop_deadline()
-        if self._arrivals is None:
-            read.begin()
-        else:
-            self._arrivals.come(read.begin)
 
     def refuse_late(self, request_id: bytes) -> None:
         """Sends the refusal of a request of the fast path that has waited for its turn for too long."""
         if self._arrivals is not None:
             self._arrivals.refused()
-        self.end_fast(LATE.status, (LATE_HEADERS,), request_id, LATE.body)
+        self.end_fast(LATE.status, LATE_HEADERS, request_id, LATE.body)
 
-    def end_fast(self, status: int, lines: tuple[bytes, ...], request_id: bytes, body: bytes) -> None:
+    def end_fast(self, status: int, lines: bytes, request_id: bytes, body: bytes) -> None:
         """Sends the answer to the request of the fast path; `lines` are those of its headers, but for the id and our own."""
         self._fast = None
-        self.server_state.total_requests += 1
+        state, transport = self.server_state, self.transport
+        state.total_requests += 1
         if self._ended is not None:
             self._ended.set()
-        if self.transport.is_closing():
+        if transport.is_closing():
             return
         keep_alive = self._ended is None and not self._is_draining()
         if not keep_alive:
-            lines += (CLOSING_LINE,)
-        dated = _dated.lines(self.server_state.default_headers)
+            lines += CLOSING_LINE
         last = b"x-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (request_id, len(body))
-        self.transport.write(b"".join((STATUS_LINE[status], dated, *lines, last, body)))
+        transport.write(b"".join((STATUS_LINE[status], _dated.lines(state.default_headers), lines, last, body)))
         if not keep_alive:
-            self.transport.close()
+            transport.close()
             return
         self._idle_since = self.loop.time()
         if self.timeout_keep_alive_task is None:

@@ -57,10 +57,10 @@ def _read_headers(freshness: Freshness | None) -> tuple[Header, ...]:
     return (JSON, told, (b"age", str(freshness.age_seconds).encode())) if freshness.outcome == "hit" else (JSON, told)
 
 
-def row_body(row: Row) -> tuple[bytes, bytes]:
-    """A row's answer, and its tag."""
-    body = b'{"data":%b}' % row.text.encode()
-    return body, entity_tag(row.state, body)
+def row_body(text: str, state: int) -> tuple[bytes, bytes]:
+    """The answer of a row, by its JSON text and the number of its state, and its tag."""
+    body = b'{"data":%b}' % text.encode()
+    return body, entity_tag(state, body)
 
 
 def row_response(row: Row, freshness: Freshness | None = None, asked: Headers | None = None) -> Response:
@@ -68,7 +68,7 @@ def row_response(row: Row, freshness: Freshness | None = None, asked: Headers | 
 
     Raises PreconditionFailed where they ask for another state of it.
     """
-    body, tag = row_body(row)
+    body, tag = row_body(row.text, row.state)
     headers = (*_read_headers(freshness), (b"etag", tag))
     if row.replayed:
         headers = (*headers, REPLAYED)

@@ -136,14 +136,14 @@ class Log:
                 ended.method if ended.method in METHODS else "OTHER",
                 noted.route,
                 ended.status,
-                round((ended.ended - ended.began) * 1000, 3),
+                _milliseconds(ended.ended - ended.began),
                 noted.request_id,
                 _trace_id(noted),
                 ended.subject,
                 ended.error_code,
                 noted.cache,
                 noted.rows,
-                _in_database(statements) if statements else None,
+                _milliseconds(sum([ran.ended - ran.asked for ran in statements])) if statements else None,
             )
         )
 
@@ -176,7 +176,7 @@ class Log:
                 self._service,
                 "slow statement",
                 route=noted.route,
-                durationMs=round(seconds * 1000, 3),
+                durationMs=_milliseconds(seconds),
                 requestId=noted.request_id,
                 traceId=_trace_id(noted),
                 rows=ran.rows,
@@ -242,11 +242,9 @@ def _level_name(number: int) -> str:
     return _NAMES[min(max(number // 10 * 10, 10), 50)]
 
 
-def _in_database(statements: list[StatementRan]) -> float:
-    """Milliseconds that statements took, waiting for their connections with it."""
-    if len(statements) == 1:
-        return round((statements[0].ended - statements[0].asked) * 1000, 3)
-    return round(sum([ran.ended - ran.asked for ran in statements]) * 1000, 3)
+def _milliseconds(seconds: float) -> float:
+    """To the microsecond. `round` would take four times as long."""
+    return int(seconds * 1e6 + 0.5) / 1000
 
 
 def _trace_id(noted: Timeline) -> str:

@@ -19,14 +19,14 @@ from gateway.http.routes import DataRoutes, Edge
 LINE = b"GET /api/v1/things HTTP/1.1"
 HOST = b"\r\nHost: here"
 END = b"\r\n\r\n"
-CONNECTION = cast(Any, SimpleNamespace(client=("127.0.0.1", 4711)))
 
 
 class Anything(FastPath):
     """Every path leads to the same resource."""
 
     def __init__(self, **edge: Any) -> None:
-        routes = SimpleNamespace(edge=Edge(10, (), None, **edge), admission=SimpleNamespace(verifier=None), serving=lambda: None)
+        admission = SimpleNamespace(verifier=None, limiter=None)
+        routes = SimpleNamespace(edge=Edge(10, (), None, **edge), admission=admission, serving=lambda: None)
         super().__init__(cast(DataRoutes, routes), line_of)
 
     def _find(self, *_asked: Any) -> Any:
@@ -39,9 +39,19 @@ class Anything(FastPath):
 
     def takes(self, packet: bytes) -> Read | None:
         """What a packet is to it."""
-        read = self.take(CONNECTION, packet)
+        read = self.take(cast(Any, SimpleNamespace(client=("127.0.0.1", 4711), way=None)), packet)
         assert not isinstance(read, TurnedAway)
         return read
+
+
+class ToThings:
+    """A way, as far as it is looked at."""
+
+    client = "me"
+    tables = ("kept",)
+    row_start = b"GET /things/"
+    list_start = b"GET /things?"
+    tail = b" HTTP/1.1" + HOST + END
 
 
 def test_a_head_is_known_by_its_bytes_but_for_those_that_are_anothers_each_time() -> None:
@@ -115,6 +125,25 @@ def test_a_packet_that_the_parser_might_read_otherwise_is_left_to_it(packet: byt
     known = Anything().knows(HOST + END)
     assert known.takes(LINE + HOST + END) is not None
     assert known.takes(packet) is None
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        *(b"", b"/", b"1/2", b"1?a=b", b"1#part", b"\xc3\xa9", b"1\r\nX: y", b"1 HTTP/1.1\r\nHost: there", b"1\n", b" 1", b"1 "),
+        *(b"%31", b"1,2", b"a/../1", b"1\x00", b"\x7f", b"1 HTTP/1.1\r\n\r\nGET /api/v1/things/2"),
+    ],
+)
+def test_a_way_is_gone_again_with_a_plain_key_alone(asked: bytes) -> None:
+    """What else ends as the last packet of its connection did is looked at as a whole."""
+    known, way = Anything(), cast(Any, ToThings())
+    connection = cast(Any, SimpleNamespace())
+    for key in (b"1", b"234", b"abc-DEF_1.2~3"):
+        read = known._take_again(connection, way, b"GET /things/" + key + way.tail, 0.0)
+        assert isinstance(read, Read)
+        assert read.asked == key
+    assert known._take_again(connection, way, b"GET /things/" + asked + way.tail, 0.0) is None
+    assert known._take_again(connection, way, b"GET /things?" + asked + way.tail, 0.0) is None
 
 
 @pytest.mark.parametrize("value", [b" " * 60_000 + b"\r", b"a" + b" " * 60_000 + b"\0\r\n\r\n", b"\t " * 30_000 + b"\0\r\n\r\n"])
