@@ -7,6 +7,7 @@ inherit; without xdist it starts when the first test asks. Its data is thrown aw
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import os
 import shutil
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import httpx
 import hypothesis
 import pytest
 
@@ -69,6 +71,14 @@ def _servers_of_this_process_stop_at_once() -> Iterator[None]:
     """There are hundreds of them, and each took a third of a second in which nothing was done."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("uvicorn.server.asyncio", _BriskAsyncio())
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _clients_share_what_they_trust() -> Iterator[None]:
+    """Each client of httpx reads all certificates that there are in the world, which takes 50 ms of a processor."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("httpx._transports.default.create_ssl_context", functools.cache(httpx.create_ssl_context))
         yield
 
 

@@ -358,7 +358,10 @@ def test_a_signal_ends_a_command_with_its_status_and_no_traceback(number: signal
     assert (process.returncode, told) == (128 + number, b"")
 
 
-def test_a_taken_port_is_told_and_the_way_out_named(server_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_taken_port_is_told_and_the_way_out_named(
+    server_directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.dev.PORT_PATIENCE_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert main(["dev", "--port", str(port), "--data", str(server_directory)]) == 1

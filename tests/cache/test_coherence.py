@@ -115,7 +115,7 @@ async def _live(world: World, faults: tuple[Callable[[World], Awaitable[None]], 
     await world.end()
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(st.integers(0, 1_000_000))
 def test_without_faults_most_reads_are_hits_and_none_is_stale(seed: int) -> None:
     world = World(seed)
@@ -126,7 +126,7 @@ def test_without_faults_most_reads_are_hits_and_none_is_stale(seed: int) -> None
     assert "bypass" not in world.outcomes
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(st.integers(0, 1_000_000))
 @example(17)
 def test_no_read_is_stale_and_no_request_fails_whatever_happens(seed: int) -> None:
@@ -140,7 +140,7 @@ def test_no_read_is_stale_and_no_request_fails_whatever_happens(seed: int) -> No
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__.strip("_"))
 def test_no_read_is_stale_under_one_kind_of_fault(fault: Callable[[World], Awaitable[None]]) -> None:
-    for seed in range(5):
+    for seed in range(3):
         world = World(seed)
         run(_live(world, (fault, _save), 10))
         assert world.stale == []

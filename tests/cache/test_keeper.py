@@ -24,6 +24,8 @@ from gateway.errors import Unavailable
 TABLES = ("public.things",)
 A = Key("a", b"whole a")
 NO_REDIS = "redis://127.0.0.1:1"
+SHORT_HOLD_SECONDS = 0.2
+"""Where no other process has a licence that the lock would have to outlast."""
 PATIENT_SECONDS = 30.0
 HERE = "(SELECT oid FROM pg_database WHERE datname = current_database())"
 LOCKS = f"SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = {HERE}"
@@ -47,7 +49,7 @@ async def answer() -> bytes:
 
 @asynccontextmanager
 async def cache_of(
-    database_url: str, redis_url: str | None, kind: Any = "redis", ready_seconds: float = 0
+    database_url: str, redis_url: str | None, kind: Any = "redis", ready_seconds: float = 0, hold_seconds: float = HOLD_SECONDS
 ) -> AsyncIterator[Cache]:
     """A cache as the composition root makes it."""
     cache = make_cache(
@@ -57,6 +59,7 @@ async def cache_of(
         name="the cache",
         dependencies=await read_dependencies(database_url),
     )
+    cache._keeper.hold_seconds = hold_seconds  # type: ignore[attr-defined]  # where there is one it has it
     await cache.start(ready_seconds)
     try:
         yield cache
@@ -134,7 +137,8 @@ def test_a_writer_lets_the_lock_go_when_redis_is_back(database_url: str, server_
     async def run() -> None:
         with embedded.valkey(server_directory) as url:
             pass
-        async with cache_of(database_url, url) as cache, connected(database_url) as connection:
+        alone = cache_of(database_url, url, hold_seconds=SHORT_HOLD_SECONDS)
+        async with alone as cache, connected(database_url) as connection:
             async with cache.writing(TABLES):
                 pass
             assert await connection.fetchval(LOCKS) == 1
@@ -157,7 +161,8 @@ def test_a_writer_lets_the_lock_go_when_redis_is_back(database_url: str, server_
 
 def test_a_lock_that_is_lost_is_taken_again_before_a_write_is_acknowledged(database_url: str) -> None:
     async def run() -> None:
-        async with cache_of(database_url, NO_REDIS) as cache, connected(database_url) as connection:
+        alone = cache_of(database_url, NO_REDIS, hold_seconds=SHORT_HOLD_SECONDS)
+        async with alone as cache, connected(database_url) as connection:
             async with cache.writing(TABLES):
                 pass
             ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'the cache'"
@@ -201,7 +206,8 @@ def test_a_session_that_ends_with_whatever_fault_is_followed_by_another(fault: E
             sessions += 1
             return Failing(await real(heard), sessions < 3)
 
-        keeper = Keeper(RedisStore(RedisLink(NO_REDIS), "1"), connect, lambda _table: None)
+        store = RedisStore(RedisLink(NO_REDIS), "1")
+        keeper = Keeper(store, connect, lambda _table: None, hold_seconds=SHORT_HOLD_SECONDS)
         keeper.start()
         try:
             await until(lambda: sessions == 3)

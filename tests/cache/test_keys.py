@@ -143,7 +143,7 @@ QUERIES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(st.lists(QUERIES, min_size=2, max_size=6), st.sampled_from([EVERYTHING, grant("a"), grant("a", "x"), grant("b", "x")]))
 def test_keys_differ_just_where_plans_do(queries: list[dict[str, str]], granted: Grant) -> None:
     keys = Keys()

@@ -116,7 +116,7 @@ def test_a_write_that_the_end_of_the_service_cuts_off_is_answered_with_a_token(n
 
 # --- many reads, with a replica that lags at random ---------------------------------------------------------------------
 
-READS, MOST_RUNS = 600, 20
+READS, MOST_RUNS = 300, 40
 
 
 def runs(nodes: tuple[Node, ...], directory: Path, run: Any, **named: Any) -> Iterator[Result]:

@@ -15,6 +15,7 @@ import httpx
 import psutil
 
 from gateway import embedded
+from tests.client import client_of
 from tests.journeys.processes import COMMAND, environment, free_port
 
 PATIENCE_SECONDS = 60.0
@@ -104,7 +105,7 @@ class Gateway:
         self.process = process
         self.port = port
         self.log = log
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20)
+        self.client = client_of(f"http://127.0.0.1:{port}")
 
     def ready(self) -> httpx.Response:
         """What `/health/ready` answers."""

@@ -79,7 +79,7 @@ def directory() -> Iterator[Path]:
         yield Path(made)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(table=tables(), rows=st.integers(1, 400))
 def test_a_table_is_filled_or_its_constraint_is_named(shared_url: str, directory: Path, table: str, rows: int) -> None:
     asyncio.run(execute(shared_url, "DROP TABLE IF EXISTS t", table, "SELECT 0"))

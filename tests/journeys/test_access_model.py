@@ -34,7 +34,7 @@ from tests.serving import settings_for, write_resources
 
 pytestmark = pytest.mark.xdist_group("access model")
 
-DEFAULT_RUNS = 15
+DEFAULT_RUNS = 10
 RUNS = int(os.environ.get("ACCESS_MODEL_RUNS", DEFAULT_RUNS))
 STEPS = 50
 

@@ -42,8 +42,8 @@ ROWS = things(count=150, seed=4)
 PATHS = [f"{column}.{path}" for column in ("doc", "docb") for path in ("a", "b", "a.b", "a.0", "a.-1", "2.a", "bb", "a.c", "0")]
 PATH_OPERANDS = ["x", "1", "1.0", "10", "2", "deep", "true", "", "a", 1, 10, Decimal("1.5"), True, -2]
 PATTERNS = ["%", "", "a%", "%b", "_", "a_b", "a\\_b", "a\\\\b", "\\%", "%\\%", "É", "ab", "%\n%", "a,b"]
-EXAMPLES = 200
-VALUES_OF_AN_OPERATOR = 5
+EXAMPLES = 100
+VALUES_OF_AN_OPERATOR = 3
 JSON_KEYS = ["a", "b", "", "bb", "x", "a.b"]
 
 encode = msgspec.json.Encoder(decimal_format="number").encode

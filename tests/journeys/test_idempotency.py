@@ -302,7 +302,7 @@ def test_after_a_lost_attempt_one_that_wrote_nothing_makes_nothing_certain(datab
     execute(database_url, LOSING)
     make_tables(database_url)
     resources = write_resources(tmp_path / "resources", {"lost": ""})
-    with gateway_over(database_url, resources, DATABASE_STATEMENT_TIMEOUT_SECONDS="2") as client:
+    with gateway_over(database_url, resources, DATABASE_STATEMENT_TIMEOUT_SECONDS="1") as client:
         answer = client.post("/api/v1/lost", json={}, headers=keyed("lost"))
     assert answer.status_code == 503
     told = answer.json()["error"]["message"]

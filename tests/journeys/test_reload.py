@@ -16,6 +16,7 @@ import pytest
 from gateway.app import Gateway
 from gateway.events import Event, Reloaded
 from gateway.reload import Reloader
+from tests.cache.simulation import run as run_in_no_time
 from tests.journeys.gated import RESOURCES, Gate, site
 from tests.journeys.processes import server
 from tests.journeys.test_stopping import eventually, serving_workers
@@ -330,7 +331,7 @@ def test_a_catalog_that_stays_wrong_is_looked_at_ever_more_rarely() -> None:
         for _ in range(8):
             assert await asyncio.gather(*(reloader.catch_up(live) for _ in range(10))) == [False] * 10
 
-    asyncio.run(go())
+    run_in_no_time(go())
     assert looks == 4, "after pauses of 0.5, 1 and 2 seconds; the next one is longer than a request waits"
 
 

@@ -240,7 +240,7 @@ def test_nothing_that_a_caller_sent_is_in_logs_spans_or_metrics(
     async def ask(base: httpx.URL) -> list[int]:
         async with httpx.AsyncClient(base_url=base, timeout=30) as client:
             requests = []
-            for n in range(250):
+            for n in range(100):
                 mine = f"{secret}{n}"
                 headers = {"authorization": f"Bearer {mine}", "content-type": "application/json", "cookie": mine}
                 requests += [
@@ -258,13 +258,13 @@ def test_nothing_that_a_caller_sent_is_in_logs_spans_or_metrics(
         statuses = asyncio.run(ask(client.base_url))
         metrics = client.get("/metrics").text
         receiver.wait_for(lambda spans: sum(span.kind == span.SPAN_KIND_SERVER for span in spans) > 0)
-    assert len(statuses) == 1000
+    assert len(statuses) == 400
     assert 201 in statuses
     assert 500 not in statuses
     told = log.getvalue().decode() + metrics
     assert secret not in told.lower()
     assert secret.encode() not in receiver.raw.lower()
-    assert len(lines(log)) > 1000
+    assert len(lines(log)) > 400
 
 
 def test_any_worker_tells_of_all(database: str, resources: Path, tmp_path: Path) -> None:

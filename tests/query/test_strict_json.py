@@ -119,7 +119,7 @@ def outcome(text: bytes | str) -> str:
         return f"refused: {fault}"
 
 
-@settings(deadline=None, derandomize=True, max_examples=3000)
+@settings(deadline=None, derandomize=True, max_examples=1500)
 @given(st.one_of(st.lists(ATOMS, max_size=7).map("".join), TREES.map(lambda tree: json.dumps(tree, ensure_ascii=False))))
 def test_bytes_are_what_their_text_is(text: str) -> None:
     """Text is read by the thorough decoder alone."""
