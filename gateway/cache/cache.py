@@ -211,10 +211,10 @@ class Cache:
         tells it. What comes of it is for `hit`, and where that gives None, for `read`."""
         return self._store.ask(key, tables, waiter)
 
-    def hit(self, looked: Looked) -> Cached | None:
-        """The answer that was found, where it may be given out; None where `read` has to go on."""
-        entry = looked.found.entry
-        return None if entry is None or not self._keeper.still(looked.licence) else self._hit(entry)
+    def hit(self, licence: int, found: Found) -> Cached | None:
+        """The answer that was found under a licence, where it may be given out; None where `read` has to go on."""
+        entry = found.entry
+        return None if entry is None or not self._keeper.still(licence) else self._hit(entry)
 
     def _hit(self, entry: Entry) -> Cached:
         self.hits += 1

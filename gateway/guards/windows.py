@@ -206,7 +206,10 @@ class MemoryStorage(_SlidingWindows):
         taken = True
         seen = []
         for key, amount, period in charges:
-            windows, elapsed = self._at(now, period)
+            windows = self._periods.get(period) or self._begin(period)
+            number, elapsed = divmod(now, period)
+            if number != windows.number:
+                windows.turn(number)
             previous, current = windows.previous.get(key, 0), windows.current.get(key, 0)
             left = amount - current - previous * (period - elapsed) // period
             taken = taken and left > 0
@@ -230,11 +233,13 @@ class MemoryStorage(_SlidingWindows):
         """How many counts are held."""
         return sum(len(windows.previous) + len(windows.current) for windows in self._periods.values())
 
-    def _at(self, now: int, period: int) -> tuple[_Windows, int]:
-        windows = self._periods.get(period)
-        if windows is None:
-            windows = self._periods[period] = _Windows()
-        number, elapsed = divmod(now, period)
+    def _begin(self, period: int) -> _Windows:
+        self._periods[period] = windows = _Windows()
+        return windows
+
+    def _at(self, period: int) -> tuple[_Windows, int]:
+        windows = self._periods.get(period) or self._begin(period)
+        number, elapsed = divmod(int(self._clock() * 1000), period)
         if number != windows.number:
             windows.turn(number)
         return windows, elapsed
@@ -245,11 +250,11 @@ class MemoryStorage(_SlidingWindows):
 
     async def get_sliding_window(self, key: str, expiry: int) -> tuple[int, float, int, float]:
         """The last window's count and how long it still weighs, the running one's and how long it will; in seconds."""
-        windows, elapsed = self._at(int(self._clock() * 1000), expiry * 1000)
+        windows, elapsed = self._at(expiry * 1000)
         return _described(windows.previous.get(key, 0), windows.current.get(key, 0), expiry, elapsed)
 
     async def clear_sliding_window(self, key: str, expiry: int) -> None:
-        windows, _ = self._at(int(self._clock() * 1000), expiry * 1000)
+        windows, _ = self._at(expiry * 1000)
         windows.previous.pop(key, None)
         windows.current.pop(key, None)
 

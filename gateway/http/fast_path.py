@@ -66,6 +66,7 @@ LINE = re.compile(rb"GET (/api/[!-\"$->@-~]*)(?:\?([!-\"$-~]*))? HTTP/1\.1")
 """A request's first line, with a path and a query of printable ASCII."""
 NOTHING: Mapping[bytes, bytes] = {}
 PLAIN_KEY = re.compile(rb"[A-Za-z0-9_.~-]+")
+PLAIN_QUERY = re.compile(rb"[!-\"$-~]+")
 VARYING = re.compile(rb"\r\n(x-request-id|traceparent|tracestate):([^\x00-\x08\x0a-\x1f\x7f]*)(?=\r\n)", re.IGNORECASE)
 """Headers that are another for each request. A head is remembered without them.
 
@@ -81,6 +82,8 @@ MAX_KEPT_BYTES = 8 * 1024 * 1024
 MAX_WAYS = 30
 MAX_PAGES = 2000
 """Queries whose plan is kept with the way that it was made for."""
+MAX_SHOWN, MAX_SHOWN_BYTES = 250, 32 * 1024
+"""Lists whose answers are kept beside what the cache has of them, and how large that may be."""
 
 FROM_DATABASE = b"content-type: application/json\r\nx-cache: bypass\r\n"
 FROM_CACHE = b"content-type: application/json\r\nx-cache: hit\r\nage: %d\r\n"
@@ -165,6 +168,15 @@ class _Made(msgspec.Struct, frozen=True, eq=False):
     key: Key | None
 
 
+class _Shown(msgspec.Struct, frozen=True, eq=False):
+    """The answer that was made of what is `kept` for a list: while that is the same, so is this."""
+
+    kept: bytes
+    rows: int
+    links: bytes
+    body: bytes
+
+
 class FastPath:
     """The heads that are known, for all connections of a process."""
 
@@ -176,6 +188,7 @@ class FastPath:
         self.line = line
         self.serving: Serving | None = None
         self.pages: dict[tuple[Way, bytes], _Made] = {}
+        self.shown: dict[_Made, _Shown] = {}
         self.refusal: Response | None = None
         self.refusal_lines = b""
         self._heads: dict[bytes, _Head] = {}
@@ -266,7 +279,7 @@ class FastPath:
             return self._begun(_RowRead, connection, way, key, began) if key.isdigit() or PLAIN_KEY.fullmatch(key) else None
         if packet.startswith(way.list_start):
             query = packet[len(way.list_start) : -len(way.tail)]
-            if (way, query) in self.pages:  # so it was looked at before
+            if (way, query) in self.pages or (PLAIN_QUERY.fullmatch(query) and b"access_token" not in query):
                 return self._begun(_ListRead, connection, way, query, began)
         return None
 
@@ -317,6 +330,7 @@ class FastPath:
         """Forgets what was made of another catalog."""
         self.serving = serving
         self.pages.clear()
+        self.shown.clear()
         for head in self._heads.values():
             head.ways.clear()
 
@@ -546,10 +560,9 @@ class Read(msgspec.Struct, eq=False):
     def looked(self, found: Found) -> None:
         """The cache told what it has."""
         cache = self.way.serving.pipeline.cache
-        looked = Looked(self.licence, found)
-        cached = None if cache is None else cache.hit(looked)
+        cached = None if cache is None else cache.hit(self.licence, found)
         if cached is None:
-            self.resume(looked)
+            self.resume(Looked(self.licence, found))
         else:
             self.noted.cache = "hit"
             self.show_kept(cached)
@@ -799,21 +812,31 @@ class _ListRead(Read):
 
     def show(self, rows: Rows) -> None:
         made = self._made()
-        self._show(page_made(made.plan, made.statement, rows), FROM_DATABASE)
+        page = page_made(made.plan, made.statement, rows)
+        self.noted.rows = page.length
+        self._answer(200, FROM_DATABASE + self._links(page), page_body(page))
 
     def show_kept(self, cached: Cached) -> None:
-        page, _ = page_of(cached)
-        self._show(page, FROM_CACHE % cached.age_seconds)
+        made, shown = self._made(), self.fast.shown
+        known = shown.get(made)
+        if known is None or known.kept != cached.body:
+            page, _ = page_of(cached)
+            known = _Shown(cached.body, page.length, self._links(page), page_body(page))
+            if len(cached.body) <= MAX_SHOWN_BYTES:
+                if len(shown) >= MAX_SHOWN:
+                    del shown[next(iter(shown))]
+                shown[made] = known
+        self.noted.rows = known.rows
+        self._answer(200, FROM_CACHE % cached.age_seconds + known.links, known.body)
 
     def _made(self) -> _Made:
         if self.made is None:
             raise ValueError("there is no plan yet")
         return self.made
 
-    def _show(self, page: Page, lines: bytes) -> None:
-        self.noted.rows = page.length
+    def _links(self, page: Page) -> bytes:
         links = page_links(page, self.way.path.decode("latin-1"), self.asked)
-        self._answer(200, lines + b"link: %b\r\n" % links if links else lines, page_body(page))
+        return b"link: %b\r\n" % links if links else b""
 
     def refused(self, violation: Violation) -> GatewayError:
         return refused_value(violation)

@@ -34,6 +34,8 @@ class LineWriter(Generic[Line]):
         self._waiting: deque[Line] = deque()
         self._thread: threading.Thread | None = None
         self._awake = threading.Event()
+        self._is_woken = False
+        """As `_awake`, and sooner told: of an event it would take a call."""
         self._hurry = threading.Event()
         self._idle = threading.Event()
         self._starting = threading.Lock()
@@ -45,11 +47,12 @@ class LineWriter(Generic[Line]):
             self.dropped += 1
             return
         self._waiting.append(line)
-        if not self._awake.is_set():
+        if not self._is_woken:
             self._wake()
 
     def _wake(self) -> None:
         self._idle.clear()
+        self._is_woken = True
         self._awake.set()
         if self._thread is None:
             with self._starting:
@@ -73,7 +76,8 @@ class LineWriter(Generic[Line]):
         while True:
             self._awake.wait()
             self._hurry.wait(GATHER_SECONDS)
-            self._awake.clear()  # before looking, so that a line that comes after the last look wakes this thread again
+            self._awake.clear()
+            self._is_woken = False  # before looking, so that a line that comes after the last look wakes this thread again
             for lines, piece in self._pieces():
                 if not self._put(piece):
                     self.dropped += lines
