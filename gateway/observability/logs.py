@@ -10,7 +10,7 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
 import msgspec
@@ -23,6 +23,8 @@ MAX_STACK = 2500
 """Characters of a stack, from its end, so that its line stays below what a pipe takes whole."""
 MAX_SQL = 2000
 DRAIN_SECONDS = 1.0
+MAX_PIECES = 5000
+"""Of lines, that are kept."""
 MAX_REFUSALS = 20
 """In a second, that have lines of their own."""
 
@@ -58,8 +60,10 @@ _encode = msgspec.json.Encoder().encode
 _COLOURS: Mapping[str, str] = {"debug": "2", "info": "32", "warning": "33", "error": "31", "critical": "1;31"}
 
 
-def _readable(line: Line) -> bytes:
+def _readable(line: Line | bytes) -> bytes:
     """A line for people, with colours."""
+    if isinstance(line, bytes):
+        return line
     told = [line.message]
     if line.status:
         told = [line.method, line.route, str(line.status)]
@@ -76,8 +80,14 @@ def _readable(line: Line) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def _json(line: Line) -> bytes:
-    return _encode(line) + b"\n"
+def _json(line: Line | bytes) -> bytes:
+    return line if isinstance(line, bytes) else _encode(line) + b"\n"
+
+
+def _members(line: Line, names: Sequence[str]) -> str:
+    """These members as they stand in JSON behind others; without those that are empty."""
+    told = {name: value for name in names if (value := getattr(line, name)) not in ("", 0)}
+    return "," + _encode(told)[1:-1].decode() if told else ""
 
 
 class Log:
@@ -98,7 +108,10 @@ class Log:
         self._level = logging.getLevelNamesMapping()[level.upper()]
         self._slow_seconds = slow_seconds
         stream = stream or sys.stderr.buffer
-        self._writer = LineWriter(stream, _readable if (stream.isatty() if readable is None else readable) else _json)
+        self._is_readable = stream.isatty() if readable is None else readable
+        encode: Callable[[Line | bytes], bytes] = _readable if self._is_readable else _json
+        self._writer: LineWriter[Line | bytes] = LineWriter(stream, encode)
+        self._pieces: dict[tuple[int, str, str, int, str, str, str], tuple[str, str]] = {}
         self._second = 0
         self._moment = ""
         self._millisecond = 0
@@ -126,26 +139,54 @@ class Log:
         noted = ended.timeline
         if noted.refused and not self._tells_refusal():
             return
+        self._writer.write(self._request_line(level, ended) if self._is_readable else self._request_bytes(level, ended))
+
+    def _request_line(self, level: int, ended: RequestEnded) -> Line:
+        noted = ended.timeline
         statements = noted.statements
-        self._writer.write(
-            Line(
-                self._now(),
-                _NAMES[level],
-                self._service,
-                "request",
-                ended.method if ended.method in METHODS else "OTHER",
-                noted.route,
-                ended.status,
-                _milliseconds(ended.ended - ended.began),
-                noted.request_id,
-                _trace_id(noted),
-                ended.subject,
-                ended.error_code,
-                noted.cache,
-                noted.rows,
-                _milliseconds(sum([ran.ended - ran.asked for ran in statements])) if statements else None,
-            )
+        return Line(
+            self._now(),
+            _NAMES[level],
+            self._service,
+            "request",
+            ended.method if ended.method in METHODS else "OTHER",
+            noted.route,
+            ended.status,
+            _microseconds(ended.ended - ended.began) / 1000,
+            noted.request_id,
+            _trace_id(noted),
+            ended.subject,
+            ended.error_code,
+            noted.cache,
+            noted.rows,
+            _microseconds(sum([ran.ended - ran.asked for ran in statements])) / 1000 if statements else None,
         )
+
+    def _request_bytes(self, level: int, ended: RequestEnded) -> bytes:
+        """`_request_line` as JSON. It comes with every answer, so what is the same for many is made once."""
+        noted = ended.timeline
+        pieces = self._pieces.get((level, ended.method, noted.route, ended.status, ended.subject, ended.error_code, noted.cache))
+        start, end = pieces or self._make_pieces(level, ended)
+        took = _microseconds(ended.ended - ended.began)
+        text = f'{{"timestamp":"{self._now()}"{start},"durationMs":{took // 1000}.{took % 1000:03}'
+        text += f',"requestId":"{noted.request_id}"'
+        text += end if noted.trace is None else f',"traceId":"{_trace_id(noted)}"{end}'
+        if noted.rows is not None:
+            text += f',"rows":{noted.rows}'
+        if noted.statements:
+            took = _microseconds(sum([ran.ended - ran.asked for ran in noted.statements]))
+            text += f',"dbMs":{took // 1000}.{took % 1000:03}'
+        return (text + "}\n").encode()
+
+    def _make_pieces(self, level: int, ended: RequestEnded) -> tuple[str, str]:
+        """What stands before and behind what is another in each line."""
+        line = self._request_line(level, ended)
+        place = level, ended.method, line.route, line.status, line.userId, line.errorCode, line.cache
+        before = ("level", "service", "message", "method", "route", "status")
+        if len(self._pieces) >= MAX_PIECES:
+            del self._pieces[next(iter(self._pieces))]
+        pieces = self._pieces[place] = _members(line, before), _members(line, ("userId", "errorCode", "cache"))
+        return pieces
 
     def _tells_refusal(self) -> bool:
         """Whether one more refusal has a line of its own. Beyond a few in a second they are told together: when there is too much
@@ -176,7 +217,7 @@ class Log:
                 self._service,
                 "slow statement",
                 route=noted.route,
-                durationMs=_milliseconds(seconds),
+                durationMs=_microseconds(seconds) / 1000,
                 requestId=noted.request_id,
                 traceId=_trace_id(noted),
                 rows=ran.rows,
@@ -242,9 +283,9 @@ def _level_name(number: int) -> str:
     return _NAMES[min(max(number // 10 * 10, 10), 50)]
 
 
-def _milliseconds(seconds: float) -> float:
-    """To the microsecond. `round` would take four times as long."""
-    return int(seconds * 1e6 + 0.5) / 1000
+def _microseconds(seconds: float) -> int:
+    """Rounded; `round` would take four times as long."""
+    return int(seconds * 1e6 + 0.5)
 
 
 def _trace_id(noted: Timeline) -> str:

@@ -143,6 +143,28 @@ def test_a_way_is_gone_again_with_a_plain_key_alone(asked: bytes) -> None:
         assert isinstance(read, Read)
         assert read.asked == key
     assert known._take_again(connection, way, b"GET /things/" + asked + way.tail, 0.0) is None
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        b"",
+        b"a=b#c",
+        b"a=\xc3\xa9",
+        b"a b",
+        b"a=1\r\nX: y",
+        b"a=\x00",
+        b"a=\x7f",
+        b"access_token=a",
+        b"a HTTP/1.1\r\n\r\nGET /things?b",
+    ],
+)
+def test_a_way_is_gone_again_with_a_plain_query_alone(asked: bytes) -> None:
+    known, way, connection = Anything(), cast(Any, ToThings()), cast(Any, SimpleNamespace())
+    for query in (b"a=b", b"a[gte]=%C3%A9&b='?/", b"?"):
+        read = known._take_again(connection, way, b"GET /things?" + query + way.tail, 0.0)
+        assert isinstance(read, Read)
+        assert read.asked == query
     assert known._take_again(connection, way, b"GET /things?" + asked + way.tail, 0.0) is None
 
 

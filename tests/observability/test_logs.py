@@ -9,7 +9,10 @@ import os
 from collections.abc import Iterator
 from typing import IO, Any
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.events import Purpose, RequestEnded, StatementRan, Timeline, Trace, keep_timeline, together
 from gateway.observability import lines
@@ -106,6 +109,41 @@ def test_a_line_tells_the_route_the_outcome_and_the_caller() -> None:
         "cache": "miss",
         "rows": 1,
     }
+
+
+TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)
+SECONDS = st.floats(0, 1000)
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> RequestEnded:
+    noted = Timeline(f"id-{draw(st.integers(0, 99))}", draw(st.sampled_from(["/api/v1/orders", "/api/v1/\u201cx\u201d/{key}"])))
+    noted.trace = draw(st.none() | st.just(Trace(0xAB, 1)))
+    noted.cache, noted.rows = draw(st.sampled_from(["", "hit", "miss"])), draw(st.none() | st.integers(0, 1000))
+    for seconds in draw(st.lists(SECONDS, max_size=2)):
+        noted.ran(statement(seconds))
+    status, code = draw(st.sampled_from([(200, ""), (404, "NOT_FOUND"), (500, "INTERNAL_ERROR")]))
+    method = draw(st.sampled_from(["GET", "PATCH", 'G"T']))
+    return RequestEnded(method, status, 1.0, 1.0 + draw(SECONDS), draw(TEXTS), code, noted)
+
+
+@given(st.lists(requests(), min_size=1, max_size=5))
+def test_a_line_that_is_made_of_pieces_is_the_line_of_the_request(events: list[RequestEnded]) -> None:
+    stream = io.BytesIO()
+    log = Log("tests", "info", stream=stream)
+    for event in events:
+        log.handlers[RequestEnded](event)
+    log.close()
+    lines = stream.getvalue().splitlines()
+    whole = [log._request_line(log_level(event), event) for event in events]
+    assert [list(json.loads(line)) for line in lines] == [list(json.loads(msgspec.json.encode(line))) for line in whole]
+    for line in whole:
+        line.timestamp = ""
+    assert [{**json.loads(line), "timestamp": ""} for line in lines] == [json.loads(msgspec.json.encode(line)) for line in whole]
+
+
+def log_level(event: RequestEnded) -> int:
+    return logging.ERROR if event.status >= 500 else logging.INFO
 
 
 def test_the_trace_of_a_request_is_told() -> None:
