@@ -70,8 +70,8 @@ def before_load_schema(context: Any, raw_schema: dict[str, Any]) -> None:
     """Thins the document for the coverage phase, which is exhaustive: the product of all it finds, not a sample.
 
     A recursive `filter` would make it hundreds of thousands of requests for each list, so there it is flat; and an operator on
-    a type is one schema and one path of the code, so it stays on one field of one list, as a parameter and in a `filter`. The
-    fuzzing phase has the document whole.
+    a type is one schema and one path of the code, so it stays on one field of one list as a parameter, and in a `filter` on one
+    field for all types that take the same operators. The fuzzing phase has the document whole.
     """
     if os.environ.get("SCHEMATHESIS_PHASE") != "coverage":
         return
@@ -96,8 +96,20 @@ def _conditions(document: dict[str, Any], operation: dict[str, Any]) -> list[tup
     schema = document["components"]["schemas"][media["schema"]["$ref"].rpartition("/")[2]]
     for word in LOGIC:
         schema["properties"].pop(word, None)
-    groups = (schema["properties"], schema.get("patternProperties", {}))
-    return [(group, name, json.dumps(found, sort_keys=True)) for group in groups for name, found in group.items()]
+    groups = {"field": schema["properties"], "path": schema.get("patternProperties", {})}
+    return [
+        (group, name, f"{kind} {_operators(document, found)}") for kind, group in groups.items() for name, found in group.items()
+    ]
+
+
+def _operators(document: dict[str, Any], condition: dict[str, Any]) -> str:
+    """What a condition in a `filter` tries: its type's operators. Their values are those of bodies, and tried there."""
+    schema = document["components"]["schemas"][condition["$ref"].rpartition("/")[2]]
+    found = [
+        name for branch in (schema, *schema.get("anyOf", ()), *schema.get("oneOf", ())) for name in branch.get("properties", ())
+    ]
+    assert found, schema
+    return " ".join(sorted(found))
 
 
 def _mark(parameter: dict[str, Any]) -> str:
