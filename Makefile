@@ -8,6 +8,8 @@
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
+# Tests start many processes, each of which would compile anew.
+unexport PYTHONDONTWRITEBYTECODE
 .PHONY: dev test test-long test-faults soak bench install deploy-tools docs lint clean help
 
 PYTHON ?=

@@ -8,17 +8,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway import migrate
 from tests.serving import running, settings_for, write_resources
 
 CATEGORIES, PRODUCTS = "/api/v1/categories", "/api/v1/products"
 
 
 @pytest.fixture(params=["memory", "redis"])
-def client(request: pytest.FixtureRequest, database_url: str) -> Iterator[httpx.Client]:
-    migrate.upgrade(database_url)
+def client(request: pytest.FixtureRequest, migrated_url: str) -> Iterator[httpx.Client]:
     redis = {"REDIS_URL": request.getfixturevalue("redis_url")} if request.param == "redis" else {}
-    with running(settings_for(database_url, WORKERS="1", **redis)) as found:
+    with running(settings_for(migrated_url, WORKERS="1", **redis)) as found:
         yield found
 
 
@@ -85,10 +83,9 @@ def test_what_is_not_found_is_not_kept(client: httpx.Client) -> None:
     assert client.get(place).status_code == 200
 
 
-def test_two_versions_of_one_table_take_each_others_answers_away(database_url: str, tmp_path: Path) -> None:
-    migrate.upgrade(database_url)
+def test_two_versions_of_one_table_take_each_others_answers_away(migrated_url: str, tmp_path: Path) -> None:
     resources = write_resources(tmp_path, {"categories": "", "kinds": "table: categories\nfields: {title: {column: name}}"})
-    with running(settings_for(database_url, resources, WORKERS="1")) as client:
+    with running(settings_for(migrated_url, resources, WORKERS="1")) as client:
         place = made(client, "lamps")
         client.get("/api/v1/kinds")
         assert outcome(client, "/api/v1/kinds") == "hit"
@@ -98,16 +95,14 @@ def test_two_versions_of_one_table_take_each_others_answers_away(database_url: s
         assert response.json()["data"][0]["title"] == "Lights"
 
 
-def test_a_ttl_of_nothing_keeps_nothing(database_url: str, tmp_path: Path) -> None:
-    migrate.upgrade(database_url)
+def test_a_ttl_of_nothing_keeps_nothing(migrated_url: str, tmp_path: Path) -> None:
     resources = write_resources(tmp_path, {"categories": "cache: {ttl: 0}"})
-    with running(settings_for(database_url, resources, WORKERS="1")) as client:
+    with running(settings_for(migrated_url, resources, WORKERS="1")) as client:
         assert [outcome(client, CATEGORIES) for _ in range(3)] == ["bypass"] * 3
 
 
-def test_two_gateways_on_one_redis_take_each_others_answers_away(database_url: str, redis_url: str) -> None:
-    migrate.upgrade(database_url)
-    settings = settings_for(database_url, REDIS_URL=redis_url)
+def test_two_gateways_on_one_redis_take_each_others_answers_away(migrated_url: str, redis_url: str) -> None:
+    settings = settings_for(migrated_url, REDIS_URL=redis_url)
     with running(settings) as one, running(settings) as other:
         place = made(one, "lamps")
         for number in range(30):

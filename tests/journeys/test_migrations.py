@@ -7,6 +7,7 @@ import importlib.util
 import json
 import re
 import subprocess
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ import pytest
 from gateway.definitions.load import load_directory
 from gateway.definitions.model import FieldDefinition
 from gateway.migrate import downgrade, status, upgrade
+from tests.conftest import database_name, throwaway_database
+
+pytestmark = pytest.mark.xdist_group("migrations")
 
 ROOT = Path(__file__).parents[2]
 LOADED = load_directory(ROOT / "resources")
@@ -109,19 +113,27 @@ def _in_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
-@pytest.fixture
-def schema(database_url: str) -> str:
-    """The URL of a migrated database without rows."""
-    upgrade(database_url)
-    return database_url
+@pytest.fixture(scope="module")
+def schema(postgres_url: str, migrated_template: str) -> Iterator[str]:
+    """The URL of a migrated database without rows, for who only looks."""
+    with throwaway_database(postgres_url, migrated_template) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def locked_shop(postgres_url: str, migrated_template: str) -> Iterator[str]:
+    """The URL of a migrated database with one row a table, for what is refused: nothing in it may change."""
+    with throwaway_database(postgres_url, migrated_template) as url:
+        for table, row in SEEDS.items():
+            insert(url, table, row)
+        yield url
 
 
 @pytest.fixture
-def shop(schema: str) -> str:
-    """The URL of a migrated database with one row a table."""
-    for table, row in SEEDS.items():
-        insert(schema, table, row)
-    return schema
+def shop(postgres_url: str, locked_shop: str) -> Iterator[str]:
+    """The URL of the same, for one test alone."""
+    with throwaway_database(postgres_url, database_name(locked_shop)) as url:
+        yield url
 
 
 class TestReversal:
@@ -215,11 +227,11 @@ class TestChecks:
     def test_every_check_is_of_one_column(self, schema: str) -> None:
         assert [row["name"] for row in fetch(schema, CHECKS) if row["columns"] != 1] == []
 
-    def test_every_check_refuses_its_bad_values(self, shop: str) -> None:
-        for check in fetch(shop, CHECKS):
+    def test_every_check_refuses_its_bad_values(self, locked_shop: str) -> None:
+        for check in fetch(locked_shop, CHECKS):
             for value in BAD.get(check["name"], []):
                 with pytest.raises(asyncpg.CheckViolationError) as refusal:
-                    replace(shop, check["table"], check["column"], value)
+                    replace(locked_shop, check["table"], check["column"], value)
                 assert refusal.value.constraint_name == check["name"], value
 
     @pytest.mark.parametrize(
@@ -232,23 +244,25 @@ class TestChecks:
             ("budgets", SEEDS["budgets"], "budgets_user_id_category_id_period_starts_on_key"),
         ],
     )
-    def test_second_of_what_must_be_unique_is_refused(self, shop: str, table: str, row: dict[str, Any], constraint: str) -> None:
+    def test_second_of_what_must_be_unique_is_refused(
+        self, locked_shop: str, table: str, row: dict[str, Any], constraint: str
+    ) -> None:
         with pytest.raises(asyncpg.UniqueViolationError) as refusal:
-            insert(shop, table, row)
+            insert(locked_shop, table, row)
         assert refusal.value.constraint_name == constraint
 
 
 class TestDeletes:
     @pytest.mark.parametrize("table", ["users", "categories", "products"])
-    def test_what_the_books_or_the_shop_need_cannot_be_deleted(self, shop: str, table: str) -> None:
+    def test_what_the_books_or_the_shop_need_cannot_be_deleted(self, locked_shop: str, table: str) -> None:
         with pytest.raises((asyncpg.ForeignKeyViolationError, asyncpg.RestrictViolationError)):
-            fetch(shop, f"DELETE FROM {table}")
+            fetch(locked_shop, f"DELETE FROM {table}")
 
-    def test_category_with_children_cannot_be_deleted(self, schema: str) -> None:
-        insert(schema, "categories", {"slug": "above", "name": "Above"})
-        insert(schema, "categories", {"slug": "below", "name": "Below", "parent_id": 1})
+    def test_category_with_children_cannot_be_deleted(self, migrated_url: str) -> None:
+        insert(migrated_url, "categories", {"slug": "above", "name": "Above"})
+        insert(migrated_url, "categories", {"slug": "below", "name": "Below", "parent_id": 1})
         with pytest.raises((asyncpg.ForeignKeyViolationError, asyncpg.RestrictViolationError)):
-            fetch(schema, "DELETE FROM categories WHERE id = 1")
+            fetch(migrated_url, "DELETE FROM categories WHERE id = 1")
 
     def test_order_takes_its_items_along_and_leaves_its_transactions(self, shop: str) -> None:
         fetch(shop, "DELETE FROM orders")
@@ -366,11 +380,11 @@ class TestDefinitions:
             for value in at_the_bounds(field):
                 replace(shop, table, column, value)
 
-    def test_database_refuses_what_lies_just_outside_the_files_bounds(self, shop: str) -> None:
+    def test_database_refuses_what_lies_just_outside_the_files_bounds(self, locked_shop: str) -> None:
         for table, column, field in fields():
             for value in just_outside(field):
                 with pytest.raises((asyncpg.IntegrityConstraintViolationError, asyncpg.DataError)):
-                    replace(shop, table, column, value)
+                    replace(locked_shop, table, column, value)
 
     def test_patterns_and_enums_of_the_files_are_the_databases_own(self, schema: str) -> None:
         checks = "\n".join(
