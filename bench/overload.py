@@ -241,7 +241,7 @@ def main() -> None:
                 "LOG_LEVEL": "warning",
                 "WORKERS": arguments.workers,
             }
-            kept = {name: os.environ[name] for name in ("PATH", "HOME", "LD_LIBRARY_PATH") if name in os.environ}
+            kept = {name: os.environ[name] for name in ("PATH", "HOME", "LD_LIBRARY_PATH", "PYTHONPATH") if name in os.environ}
             command = [str(Path(sys.executable).parent / "gateway"), "serve", "--port", str(port)]
             process = subprocess.Popen(command, cwd=directory, env={**kept, **environ, "SHUTDOWN_DRAIN_SECONDS": "0"})
             try:

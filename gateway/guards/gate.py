@@ -7,13 +7,15 @@ measured rate times that. Where the database slows down the rate falls, and the 
 answered in time, and one that would not be is refused at once, while it has cost next to nothing.
 
 The rate is learned when the gate is busy; from one that is half empty only a higher rate is believed, for a low one is what
-was asked for. The limit is never below `least`, twice the pool: a statement in each connection, and one waiting for it.
+was asked for. Time in which nobody is inside says nothing, and does not count. The limit is never below `least`, twice the
+pool: a statement in each connection, and one waiting for it.
 
-Beyond the limit a few wait, for `line_seconds` at the most: long enough to even out a burst, so short that who is refused
-hears it at once. Clients take turns in the line, whatever each has sent, and in a full one the client with the most places
-loses its newest, who has waited least. While others ask, no client has more than `SHARE` of what is inside. A line evens out a
-burst; where the crowd stays it would only make each refusal later and dearer, so then a client has one place in it and no more,
-and none where nobody else asks.
+Beyond the limit is a line. It evens out a burst: hundreds that come at once are answered, the last of them a moment later,
+and nobody waits for longer than the longest useful stay. Where the load stays, a line would only make each refusal later and
+dearer. So it is short then, in places and in time (`line_seconds`): who is refused hears it at once. In a crowd a client has one
+place in it and no more, and none where nobody else asks. Clients take turns in the line, whatever each has sent, and in a full
+one the client with the most places loses its newest, who has waited least. While others ask, no client has more than `SHARE`
+of what is inside.
 """
 
 from __future__ import annotations
@@ -33,10 +35,14 @@ MOST = 10_000
 WINDOW_SECONDS = 0.1
 SMOOTHING = 0.3
 LINE_SECONDS = 0.015
+BURST = 1000
+"""Places in the line, where it is calm."""
 LINE_PART = 8
-"""The line is the limit divided by this."""
+"""Where it is not calm the line is the limit divided by this."""
 LEAST_LINE = 4
 SHARE = 0.75
+CALM = 0.02
+"""While no larger part of those who ask found no room in the last window, whatever comes is a burst and may wait."""
 CROWD = 0.25
 """The part of those who ask that found no room in the last window: from there on it is no burst that a line would even out."""
 OTHERS_SECONDS = 5.0
@@ -55,12 +61,14 @@ class Gate:
         observe: Observer = nobody,
         clock: Callable[[], float] = time.perf_counter,
         line_seconds: float = LINE_SECONDS,
+        burst: int = BURST,
     ) -> None:
         self._least = least
         self._stay_seconds = stay_seconds
         self._observe = observe
         self._clock = clock
         self._line_seconds = line_seconds
+        self._burst = burst
         self._rate = FIRST_RATE
         self.limit = self._limit_at(FIRST_RATE)
         self.in_use = 0
@@ -69,11 +77,12 @@ class Gate:
         self._line: dict[str, deque[Waiter]] = {}  # clients in the order of their next turn
         self._last_client: str | None = None
         self._others_until = 0.0
-        self._window_began = clock()
+        self._window_began = self._idle_since = clock()
         self._answered = 0
         self._most_in_use = 0
         self._asked = 0
         self._turned_away = 0
+        self._is_calm = True
         self._is_crowded = False
 
     def slot(self, client: str) -> Slot:
@@ -98,6 +107,11 @@ class Gate:
         held = self._by_client.get(client, 0)
         if self.in_use >= self.limit or (held >= self.limit * SHARE and self._clock() < self._others_until):
             return False
+        if not self.in_use:
+            idle_seconds = self._clock() - self._idle_since
+            self._window_began += idle_seconds
+            if idle_seconds >= WINDOW_SECONDS:
+                self._is_calm, self._is_crowded = True, False
         self._by_client[client] = held + 1
         self.in_use += 1
         if self.in_use > self._most_in_use:
@@ -110,20 +124,22 @@ class Gate:
         waiter: Waiter = asyncio.get_running_loop().create_future()
         self._line.setdefault(client, deque()).append(waiter)
         self.waiting += 1
-        timer = asyncio.get_running_loop().call_later(self._line_seconds, _refuse, waiter)
+        seconds = max(self._line_seconds, self._stay_seconds) if self._is_calm else self._line_seconds
+        timer = asyncio.get_running_loop().call_later(seconds, _refuse, waiter)
         try:
             self._let_in()
             await waiter
         except NotSent:
+            self._step_out(client, waiter)
             self._observe(Shed("busy"))
             raise
         except asyncio.CancelledError:
+            self._step_out(client, waiter)
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 self.leave(client, answered=False)  # was let in at the moment that it left
             raise
         finally:
             timer.cancel()
-            self._step_out(client, waiter)
 
     def _make_room_in_line(self, client: str) -> None:
         """Raises NotSent where the line has no place for this client."""
@@ -162,7 +178,7 @@ class Gate:
         return _no_room()
 
     def _is_line_full(self) -> bool:
-        return self.waiting >= max(LEAST_LINE, self.limit // LINE_PART)
+        return self.waiting >= (self._burst if self._is_calm else max(LEAST_LINE, self.limit // LINE_PART))
 
     def _heaviest(self) -> str:
         """The client with the most places in the line, which is not empty."""
@@ -188,6 +204,8 @@ class Gate:
             del self._by_client[client]
         self._answered += answered
         now = self._clock()
+        if not self.in_use:
+            self._idle_since = now
         if now - self._window_began >= WINDOW_SECONDS:
             self._measure(now)
         if self.waiting:
@@ -215,6 +233,7 @@ class Gate:
         if rate > self._rate or self._most_in_use * 2 >= self.limit:
             self._rate += SMOOTHING * (rate - self._rate)
             self.limit = self._limit_at(self._rate)
+        self._is_calm = self._turned_away <= CALM * self._asked
         self._is_crowded = self._turned_away > CROWD * self._asked
         self._window_began, self._answered, self._most_in_use = now, 0, self.in_use
         self._asked = self._turned_away = 0

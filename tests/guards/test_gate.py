@@ -9,7 +9,7 @@ import pytest
 
 from gateway.errors import NotSent
 from gateway.events import Event, Shed
-from gateway.guards.gate import LEAST_LINE, WINDOW_SECONDS, Gate
+from gateway.guards.gate import BURST, LEAST_LINE, WINDOW_SECONDS, Gate
 from tests.issuing import Clock
 
 LEAST = 8
@@ -17,7 +17,7 @@ LEAST = 8
 
 def gate(clock: Clock, observe: Callable[[Event], None] = lambda _event: None, line_seconds: float = 600) -> Gate:
     """One that has learned that the database is slow: its limit is `LEAST`."""
-    made = Gate(LEAST, 0.5, observe, clock, line_seconds)
+    made = Gate(LEAST, 0.5, observe, clock, line_seconds, burst=LEAST_LINE)
     for _ in range(40):
         pass_window(made, clock, answers=0, busy=True)
     assert made.limit == LEAST
@@ -61,6 +61,51 @@ def test_few_requests_say_nothing_of_what_the_database_can_do() -> None:
     for _ in range(40):
         pass_window(made, clock, answers=1, busy=False)
     assert made.limit == limit
+
+
+def test_time_in_which_nobody_asks_says_nothing() -> None:
+    """Bursts with long pauses between them: the limit is by what was answered within them."""
+    clock = Clock()
+    made = Gate(LEAST, 0.5, clock=clock)
+    for _ in range(40):
+        for number in range(made.limit):
+            assert made.enter(f"client {number}")
+        clock.seconds += WINDOW_SECONDS
+        for number in range(made.limit):
+            made.leave(f"client {number}", answered=True)
+        clock.seconds += 600
+    assert made.limit > 1000
+
+
+def test_a_burst_is_answered_whole_and_remembered_as_no_crowd() -> None:
+    async def steps() -> None:
+        clock = Clock()
+        made = Gate(LEAST, 600, clock=clock)
+        made.limit = LEAST
+        for _ in range(3):
+            over = asyncio.Event()
+            burst = [asyncio.create_task(work(made, "one", over)) for _ in range(BURST)]
+            await settle()
+            assert made.in_use + made.waiting == BURST
+            clock.seconds += WINDOW_SECONDS
+            over.set()
+            assert set(await asyncio.gather(*burst)) == {"served"}
+            clock.seconds += 600
+
+    run(steps)
+
+
+def test_a_line_is_as_long_as_a_burst_and_no_longer() -> None:
+    async def steps() -> None:
+        made, over = Gate(LEAST, 600, clock=Clock()), asyncio.Event()
+        made.limit = LEAST
+        tasks = [asyncio.create_task(work(made, f"client {number}", over)) for number in range(LEAST + BURST + 7)]
+        await settle()
+        assert sum(task.done() for task in tasks) == 7
+        over.set()
+        await asyncio.gather(*tasks)
+
+    run(steps)
 
 
 def run(steps: Callable[[], Awaitable[None]]) -> None:
