@@ -72,7 +72,7 @@ def resources() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def client(url: str, resources: Path) -> Iterator[httpx.Client]:
-    with gateway_over(url, resources) as found:
+    with gateway_over(url, resources, DATABASE_POOL_MAX="25") as found:  # so that it always has room for fifty at once
         yield found
 
 
