@@ -10,6 +10,7 @@ import asyncio
 import functools
 import gc
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -24,6 +25,8 @@ import asyncpg
 import httpx
 import hypothesis
 import pytest
+from xdist.remote import Producer  # type: ignore[import-untyped]  # xdist tells no types
+from xdist.scheduler import LoadGroupScheduling  # type: ignore[import-untyped]
 
 from gateway import embedded, migrate
 
@@ -31,6 +34,7 @@ from gateway import embedded, migrate
 hypothesis.settings.register_profile("gateway", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("gateway")
 
+ROOT = Path(__file__).parents[1]
 POSTGRES_URL_VARIABLE = "GATEWAY_TESTS_POSTGRES_URL"
 
 _servers = pytest.StashKey[ExitStack]()
@@ -44,6 +48,27 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if config.getoption("numprocesses", 0) and not config.getoption("collectonly"):
         os.environ[POSTGRES_URL_VARIABLE] = config.stash[_servers].enter_context(throwaway_postgres())
+
+
+class _ByGroup(LoadGroupScheduling):  # type: ignore[misc]  # as above
+    """Tests of one group go to one worker, so that what a module starts is started once.
+
+    xdist 3.8 writes a test's group into an attribute that pytest 9.2 does not read, so here it is read from the module itself.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _group(nodeid.partition("::")[0]) or nodeid
+
+
+@functools.cache
+def _group(module: str) -> str:
+    """The group that all tests of a module are in, or ""."""
+    found = re.search(r'^pytestmark = pytest\.mark\.xdist_group\("([^"]+)"\)', (ROOT / module).read_text(), re.MULTILINE)
+    return found[1] if found else ""
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> _ByGroup:
+    return _ByGroup(config, log)
 
 
 def pytest_collection_finish() -> None:
