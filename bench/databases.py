@@ -57,6 +57,11 @@ async def make_template(database_url: str, resources: Path, products: int, progr
     await _run(database_url, "CHECKPOINT", f'ALTER DATABASE "{name}" IS_TEMPLATE true')
 
 
+async def migrate_template(database_url: str, products: int) -> None:
+    """Applies the revisions that are newer than the rows."""
+    await asyncio.to_thread(upgrade, url_of(database_url, template_name(products)))
+
+
 async def fresh_copy(database_url: str, products: int) -> str:
     """The URL of a database with rows of one size that nobody has written to."""
     await _run(

@@ -260,6 +260,7 @@ async def _with_peers(run: Run, cache: Path) -> Place:
 
 async def _ensure_rows(run: Run, rows: int) -> None:
     if await databases.has_template(run.place.database_url, rows):
+        await databases.migrate_template(run.place.database_url, rows)
         return
     expected = rows / 1e6 * databases.SECONDS_PER_MILLION
     run.tell.expect(expected)
