@@ -200,13 +200,12 @@ class FastPath:
         It must be that of a GET without a body that was answered with 200, and all of its packet.
         """
         rest = VARYING.sub(b"", rest)
+        if rest in self._heads or len(rest) > MAX_HEAD_BYTES or len(raw) > MAX_HEADERS - 3:  # those that vary may come on top
+            return
         headers = read_headers({"headers": raw})
         edge = self.routes.edge
         if (
-            len(rest) > MAX_HEAD_BYTES
-            or len(raw) > MAX_HEADERS - 3  # those that vary may come on top
-            or rest in self._heads
-            or headers.if_match
+            headers.if_match
             or headers.if_none_match
             or headers.consistency
             or headers.accept == PLAN_TYPE
