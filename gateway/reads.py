@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Hashable, Sequence
-from typing import Any
 
 import msgspec
 
@@ -179,7 +178,8 @@ class _Lane:
                 asker.adopt(shared)
 
     async def _fetch_together(self, questions: Sequence[Values]) -> Sequence[Rows]:
-        distinct: dict[Hashable, Values] = {_identity(values): values for values in questions}
+        identities = _identities(questions)
+        distinct = dict(zip(identities, questions, strict=True))
         if len(distinct) == 1:
             return [await self.fetch_alone(questions[0], len(questions))] * len(questions)
         answers: list[Rows] = [[] for _ in distinct]
@@ -199,7 +199,7 @@ class _Lane:
         if len(distinct) == len(questions):
             return answers
         numbers = {identity: number for number, identity in enumerate(distinct)}
-        return [answers[numbers[_identity(values)]] for values in questions]
+        return [answers[numbers[identity]] for identity in identities]
 
     def _note(self, seconds: float) -> None:
         self.seconds += WEIGHT * (seconds - self.seconds)
@@ -208,10 +208,10 @@ class _Lane:
 _encode = msgspec.msgpack.Encoder().encode
 
 
-def _identity(values: tuple[Any, ...]) -> Hashable:
+def _identities(questions: Sequence[Values]) -> Sequence[Hashable]:
     """Equal for equal values of one shape, and for those alone: 1 and True are equal to Python, but no shape mixes them."""
     try:
-        hash(values)
+        hash((*questions,))
     except TypeError:
-        return _encode(values)
-    return values
+        return [_encode(values) for values in questions]
+    return questions

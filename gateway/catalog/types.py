@@ -243,6 +243,8 @@ def _refuse_nul(text: str) -> None:
 
 def as_text(wire: Wire) -> str:
     """A wire value in PostgreSQL's text form; a list as an array's."""
+    if type(wire) is int:  # which nearly all keys are
+        return str(wire)
     match wire:
         case str():
             return wire

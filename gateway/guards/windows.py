@@ -17,7 +17,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any, NoReturn
 
@@ -342,8 +342,12 @@ class RedisStorage(_SlidingWindows):
 
     async def _run(self, batch: Sequence[Sequence[Charge]]) -> list[Taken]:
         groups: dict[tuple[Charge, ...], list[int]] = {}
+        before: Sequence[Charge] | None = None
+        places: list[int] = []
         for place, charges in enumerate(batch):
-            groups.setdefault(tuple(charges), []).append(place)
+            if charges is not before:  # to look it up costs more than all else here
+                before, places = charges, groups.setdefault(tuple(charges), [])
+            places.append(place)
         keys: list[str] = []
         asked: list[int] = []
         for group, places in groups.items():
@@ -419,14 +423,12 @@ class RedisStorage(_SlidingWindows):
         await self._ask(("DEL", KEY_PREFIX + key))
 
 
-def _of_group(requests: int, taken: int, place: int, left: int, more: int, *after: int) -> Iterator[Taken]:
+def _of_group(requests: int, taken: int, place: int, left: int, more: int, *after: int) -> list[Taken]:
     """What each of a group's requests came to, one after the other: each is told what is left when it is counted."""
     place_after, left_after, more_after = after
-    for number in range(1, requests + 1):
-        if number < taken:
-            yield place, True, left - number, more
-        else:
-            yield place_after, number <= taken, left_after, more_after
+    first = max(1, min(taken, requests + 1))
+    told = [(place, True, left - number, more) for number in range(1, first)]
+    return told + [(place_after, number <= taken, left_after, more_after) for number in range(first, requests + 1)]
 
 
 def _charge(key: str, limit: int, expiry: int, amount: int) -> Charge:
