@@ -19,6 +19,8 @@ from tests.faults.machines import Gateway
 from tests.faults.proxy import Mode
 from tests.faults.shop import Machines, mixed, reads
 
+pytestmark = pytest.mark.xdist_group("faults")
+
 START = "SELECT pg_postmaster_start_time()::text"
 TERMINATE = """
 SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()

@@ -13,6 +13,8 @@ from tests.faults.load import Answer, Answers, Ask, Load, loading, stale
 from tests.faults.machines import Gateway
 from tests.faults.shop import Machines, cached_reads, growing_writes
 
+pytestmark = pytest.mark.xdist_group("faults")
+
 FAULT_SECONDS = 1.5
 
 

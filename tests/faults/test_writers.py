@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults.writers import PATH, Works, entries, run, works, wrong
 
-pytestmark = pytest.mark.xdist_group("writers")
+pytestmark = pytest.mark.xdist_group("faults")
 
 
 @pytest.fixture(scope="module")
