@@ -6,6 +6,11 @@ Every answer is read after its request came, for a statement that runs takes nob
 
 Lanes are for shapes whose runs are short. A shape that turns out slow leaves its lane until it is quick again, so that a slow
 request holds up nobody: its statements then run side by side, as far as the pool goes.
+
+And they are for shapes that cost no more together. A plain statement is planned for its values where that pays; a statement of
+many has them in a table, and is planned for any. Where values are uneven (most orders are "done", few are "failed") that may be
+a much worse plan. So a lane remembers what a request takes by itself and what it takes in a batch, and where batches are dearer
+its requests run by themselves for a while.
 """
 
 from __future__ import annotations
@@ -31,6 +36,12 @@ WEIGHT = 0.1
 """Of the newest run in the average."""
 LANE_STATEMENTS = 2
 """Statements of one lane that run at once: one on its way while the other is worked on."""
+DEARER = 1.5
+"""By this much a request takes longer in a batch than by itself where batches are given up for a while."""
+WORTH_SECONDS = 0.001
+"""What a request takes less than is better shared in any case: the trip costs more than the plan."""
+APART_SECONDS = 5.0
+"""How long requests then run by themselves, before batches are tried again."""
 
 
 Question = tuple[Values, Timeline]
@@ -60,8 +71,8 @@ class Reads:
         lane = self._lanes.get((statement.sql, timeout_seconds))
         if lane is None:
             lane = self._open(statement, timeout_seconds, max_batch)
-        if lane.seconds > SLOW_SECONDS:
-            return await lane.fetch_alone(values)
+        if lane.is_apart():
+            return await lane.fetch_apart(values)
         return await lane.coalescer.ask((values, timeline()))
 
     def enqueue(
@@ -73,11 +84,11 @@ class Reads:
         waiter: Waiter[Rows],
         noted: Timeline,
     ) -> bool:
-        """As `fetch`, for who is no task: `waiter` is told the rows. False, and nothing is done, for a shape that is slow."""
+        """As `fetch`, for who is no task: `waiter` is told the rows. False, and nothing is done, for a shape that runs apart."""
         lane = self._lanes.get((statement.sql, timeout_seconds))
         if lane is None:
             lane = self._open(statement, timeout_seconds, max_batch)
-        if lane.seconds > SLOW_SECONDS:
+        if lane.is_apart():
             return False
         lane.coalescer.enqueue((values, noted), waiter)
         return True
@@ -143,6 +154,9 @@ class _Lane:
         self._statement = statement
         self._timeout_seconds = timeout_seconds
         self.seconds = 0.0
+        self._alone = self._together = 0.0
+        self._apart_until = 0.0
+        self._apart = 0
         self.coalescer: Coalescer[Question, Rows] = Coalescer(
             self._fetch_all,
             max_batch=max_batch,
@@ -151,6 +165,18 @@ class _Lane:
             common=(NotSent,),
             sized=lambda size: observe(BatchAnswered("read", size)),
         )
+
+    def is_apart(self) -> bool:
+        """Whether requests run by themselves now, side by side."""
+        return self.seconds > SLOW_SECONDS or (self._apart_until > 0 and time.monotonic() < self._apart_until)
+
+    async def fetch_apart(self, values: Values) -> Rows:
+        """The rows of one request, beside others."""
+        self._apart += 1
+        try:
+            return await self.fetch_alone(values)
+        finally:
+            self._apart -= 1
 
     async def fetch_alone(self, values: Values, batch: int = 1) -> Rows:
         """The rows of one request, or of `batch` equal ones, by its plain statement."""
@@ -161,7 +187,10 @@ class _Lane:
                 statement.sql, values, self._timeout_seconds, purpose=statement.purpose, batch=batch
             )
         finally:
-            self._note(time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self._note(seconds)
+            if self._apart <= 1:  # of many side by side each takes as long as it waits for the others
+                self._alone = _average(self._alone or seconds, seconds)
 
     async def _fetch_all(self, questions: Sequence[Question]) -> Sequence[Rows]:
         """Runs in a context of its own. Whoever asked, alone or with others, has the statement on their timeline."""
@@ -195,14 +224,27 @@ class _Lane:
             ):
                 answers[row[-1] - 1].append(row)
         finally:
-            self._note((time.perf_counter() - started) / len(distinct))
+            seconds = (time.perf_counter() - started) / len(distinct)
+            self._note(seconds)
+            self._compare(seconds)
         if len(distinct) == len(questions):
             return answers
         numbers = {identity: number for number, identity in enumerate(distinct)}
         return [answers[numbers[identity]] for identity in identities]
 
     def _note(self, seconds: float) -> None:
-        self.seconds += WEIGHT * (seconds - self.seconds)
+        self.seconds = _average(self.seconds, seconds)
+
+    def _compare(self, seconds: float) -> None:
+        """Gives up batches for a while where a request takes clearly longer in them. It takes several to say so."""
+        self._together = _average(self._together, seconds)
+        if self._alone and self._together > max(DEARER * self._alone, WORTH_SECONDS):
+            self._apart_until = time.monotonic() + APART_SECONDS
+            self._together = 0.0
+
+
+def _average(before: float, seconds: float) -> float:
+    return before + WEIGHT * (seconds - before)
 
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from gateway import reads
 from gateway.app import assemble
 from gateway.catalog.model import Resource
 from gateway.database.execute import Database
@@ -226,3 +227,48 @@ def test_a_shape_that_turns_slow_leaves_its_lane(bench: Bench, monkeypatch: pyte
     answers = bench.together(*(bench.pipeline.list_rows(notes, parse_list(b"size[lt]=%d" % size)) for size in range(1, 5)))
     assert all(isinstance(page, Page) for page in answers)
     assert most == 4
+
+
+class Ticking:
+    """Stands for the module `time`: it goes on as statements run."""
+
+    def __init__(self) -> None:
+        self.seconds = 1.0
+
+    def perf_counter(self) -> float:
+        return self.seconds
+
+    monotonic = perf_counter
+
+
+@pytest.mark.parametrize(("seconds_in_batch", "stays"), [(0.004, False), (0.0012, True)])
+def test_a_shape_that_is_dearer_in_batches_runs_apart_for_a_while(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, seconds_in_batch: float, stays: bool
+) -> None:
+    clock, ran = Ticking(), list[bool]()
+    fetch = bench.pipeline.database.fetch
+
+    async def timed(sql: str, *rest: Any, **named: Any) -> Any:
+        is_shared = "WITH ORDINALITY" in sql
+        ran.append(is_shared)
+        clock.seconds += seconds_in_batch * named["batch"] if is_shared else 0.001
+        return await fetch(sql, *rest, **named)
+
+    monkeypatch.setattr(reads, "time", clock)
+    monkeypatch.setattr(bench.pipeline.database, "fetch", timed)
+    notes, shape = bench.resource("notes"), b"size[gte]=%d" if stays else b"size[lte]=%d"
+
+    def several() -> list[bool]:
+        ran.clear()
+        pages = bench.together(*(bench.pipeline.list_rows(notes, parse_list(shape % size)) for size in range(5)))
+        assert all(isinstance(page, Page) for page in pages)
+        return list(ran)
+
+    bench.alone(*(bench.pipeline.list_rows(notes, parse_list(shape % size)) for size in range(3)))
+    shared = [several() == [True] for _ in range(40)]
+    assert shared[0]
+    assert all(shared) == stays
+    if not stays:
+        assert several() == [False] * 5
+        clock.seconds += reads.APART_SECONDS
+        assert several() == [True]

@@ -3,7 +3,9 @@
 Clients send the same headers again and again; what differs is the first line. So a head whose request was answered with 200 is
 remembered by its very bytes, and a packet that has those bytes after `GET /api/… HTTP/1.1` means what the parser and the guards
 made of them then. What such a request needs is found by two look-ups: who asks (the token is looked up each time, so that it
-ends when it ends), and the `Way`: resource, grant and limits, made once for a head, a resource and a catalog.
+ends when it ends), and the `Way`: resource, grant and limits, made once for a head, a resource and a catalog. A connection
+keeps the way of its last request. Where the next packet begins and ends as that one did, and is a plain key or query between,
+it goes the same way, and nothing of it need be looked up but the token.
 
 From there on the request is driven by those who answer its questions, one after the other and each for many requests at once:
 
