@@ -765,8 +765,9 @@ def test_each_request_counts_once_and_the_last_is_refused_as_by_the_common_way(
             ways.check_rest()
 
 
+@pytest.mark.parametrize(("meanwhile", "early"), [(fast_path.SERVED_MEANWHILE, 2), (1, 1)])
 def test_an_answer_that_is_ready_waits_for_the_count_which_may_refuse_it(
-    site_url: str, resources: Path, taken: list[bytes], monkeypatch: pytest.MonkeyPatch
+    site_url: str, resources: Path, taken: list[bytes], monkeypatch: pytest.MonkeyPatch, meanwhile: int, early: int
 ) -> None:
     with valkey() as url, ways_over(site_url, resources, taken, RATE_LIMIT="1000000/day", REDIS_URL=url) as ways:
         wires = [ways.warm(), ways.warm()]
@@ -784,13 +785,14 @@ def test_an_answer_that_is_ready_waits_for_the_count_which_may_refuse_it(
                 ready.append(parts[0])
             answer(self, *parts)
 
+        monkeypatch.setattr(fast_path, "SERVED_MEANWHILE", meanwhile)
         monkeypatch.setattr(redis, "_evaluate", evaluating)
         monkeypatch.setattr(Read, "_answer", answering)
         ways.settle()
         for wire in wires:
             wire.send(packet("/api/v1/few/1"))
-        assert eventually(lambda: ready == [200, 200])
-        assert in_flight(ways) == 2
+        assert eventually(lambda: in_flight(ways) == 2 and ready == [200] * early)
+        assert ready == [200] * early
         ways.served.loop.call_soon_threadsafe(counted.set)
         answers = [wire.answer() or pytest.fail("ended") for wire in wires]
         assert sorted(each.status for each in answers) == [200, 429]
