@@ -69,6 +69,7 @@ LINE = re.compile(rb"GET (/api/[!-\"$->@-~]*)(?:\?([!-\"$-~]*))? HTTP/1\.1")
 NOTHING: Mapping[bytes, bytes] = {}
 PLAIN_KEY = re.compile(rb"[A-Za-z0-9_.~-]+")
 PLAIN_QUERY = re.compile(rb"[!-\"$-~]+")
+"""What may stand between the ends of a packet that goes the way of the one before it."""
 VARYING = re.compile(rb"\r\n(x-request-id|traceparent|tracestate):([^\x00-\x08\x0a-\x1f\x7f]*)(?=\r\n)", re.IGNORECASE)
 """Headers that are another for each request. A head is remembered without them.
 
@@ -415,7 +416,7 @@ class _Counting(_Waiter[Taken]):
         self.is_told = True
         try:
             self.read.counted(result)
-        except Exception as fault:  # noqa: BLE001
+        except Exception as fault:  # noqa: BLE001 - see `_Waiter.set_result`
             self.refuse(fault)
 
     def refuse(self, fault: Exception) -> None:
@@ -427,7 +428,7 @@ class _Looking(_Waiter[Found]):
         self.is_told = True
         try:
             self.read.looked(result)
-        except Exception as fault:  # noqa: BLE001
+        except Exception as fault:  # noqa: BLE001 - see `_Waiter.set_result`
             self.refuse(fault)
 
     def refuse(self, fault: Exception) -> None:
@@ -443,7 +444,7 @@ class _Reading(_Waiter[Rows]):
         try:
             self.read.leave(answered=True)
             self.read.show(result)
-        except Exception as fault:  # noqa: BLE001
+        except Exception as fault:  # noqa: BLE001 - see `_Waiter.set_result`
             self.refuse(fault)
 
     def refuse(self, fault: Exception) -> None:
