@@ -1,7 +1,8 @@
 """A connection in, tables out: SQLAlchemy's Inspector for the structure, pg_catalog for what the Inspector does not tell.
 
 That is: the base type below a domain, whether a type has an order, which columns a CHECK or a unique expression reads, and
-the names that a partition's constraints have, for the database reports faults by those.
+the names that a partition's constraints have, for the database reports faults by those. Indexes and names are read here too:
+the Inspector's way to the first makes the driver ask for types, and its way to the second takes two questions for each schema.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.engine.reflection import Inspector, ObjectKind, ObjectScope
 from sqlalchemy.exc import SAWarning
 
-from gateway.catalog.model import Column, Constraint, ConstraintKind, ForeignKey, Table, Versioning
+from gateway.catalog.model import Column, Constraint, ConstraintKind, ForeignKey, Table
 from gateway.catalog.types import ColumnType
 
 TableName = tuple[str | None, str]
@@ -27,6 +28,7 @@ _KINDS: dict[str, ConstraintKind] = {"p": "primary", "u": "unique", "f": "foreig
 _CAST_NAMES = {"bpchar": "bpchar", "bit": "bit varying", "name": "text"}
 _KIND_NAMES = {"e": "enum", "r": "range", "m": "multirange"}
 
+# Lists are cast to text[], the one that the driver knows: of name[], which they would be, it would ask the database.
 _TYPES = text("""
     SELECT t.oid, t.typname, t.typtype::text, t.typbasetype, t.typtypmod,
            COALESCE((SELECT e.oid FROM pg_type e WHERE e.oid = t.typelem AND e.typarray = t.oid), 0) AS typelem,
@@ -39,14 +41,16 @@ _TYPES = text("""
 _COLUMNS = text("""
     SELECT n.nspname AS schema, c.relname AS table, a.attname AS name, a.atttypid, a.atttypmod
     FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE a.attnum > 0 AND NOT a.attisdropped AND n.nspname = ANY (:schemas) AND c.relname = ANY (:names)
+    WHERE a.attnum > 0 AND NOT a.attisdropped
+    AND n.nspname = ANY (CAST(:schemas AS text[])) AND c.relname = ANY (CAST(:names AS text[]))
 """)
 _CONSTRAINTS = text("""
     WITH tables AS (
         SELECT n.nspname AS schema, c.relname AS table, c.oid AS root, p.relid::oid AS oid
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         CROSS JOIN LATERAL (SELECT c.oid AS relid UNION SELECT relid FROM pg_partition_tree(c.oid)) p
-        WHERE n.nspname = ANY (:schemas) AND c.relname = ANY (:names) AND c.relkind IN ('r', 'p', 'f'))
+        WHERE n.nspname = ANY (CAST(:schemas AS text[])) AND c.relname = ANY (CAST(:names AS text[]))
+        AND c.relkind IN ('r', 'p', 'f'))
     SELECT t.schema, t.table, k.conname AS name, k.contype::text AS kind, t.oid <> t.root AS partial,
            CASE WHEN k.contype = 'c' THEN pg_get_expr(k.conbin, k.conrelid) ELSE '' END AS expression,
            ARRAY(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY u(n, i)
@@ -65,9 +69,22 @@ _CONSTRAINTS = text("""
     WHERE x.indisunique AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = x.indexrelid AND k.conrelid = t.oid)
 """)
 
-# A partitioned table tells versions where each of its partitions does; `xmin` is a heap's, whatever else keeps rows here.
-_VERSIONING = text("""
+# What an index leads with; one on an expression has NULL in the expression's place. An index that is not valid finds nothing.
+_INDEXES = text("""
     SELECT n.nspname AS schema, c.relname AS table,
+           ARRAY(SELECT a.attname::text FROM unnest(x.indkey::int2[]) WITH ORDINALITY u(n, i)
+                 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = u.n
+                 WHERE u.i <= x.indnkeyatts ORDER BY u.i) AS columns
+    FROM pg_index x JOIN pg_class c ON c.oid = x.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_class i ON i.oid = x.indexrelid
+    WHERE n.nspname = ANY (CAST(:schemas AS text[])) AND c.relname = ANY (CAST(:names AS text[]))
+    AND x.indisvalid AND NOT x.indisprimary ORDER BY i.relname
+""")
+
+# A partitioned table tells versions where each of its partitions does; `xmin` is a heap's, whatever else keeps rows here.
+_RELATIONS = text("""
+    SELECT n.nspname AS schema, c.relname AS table, c.relkind IN ('v', 'm') AS is_view,
+           COALESCE(obj_description(c.oid, 'pg_class'), '') AS comment,
            hashint8extended(c.oid::bigint, (SELECT oid::bigint FROM pg_database WHERE datname = current_database())) AS seed,
            CASE WHEN c.relkind NOT IN ('r', 'p') OR EXISTS (
                 SELECT FROM pg_partition_tree(c.oid) p JOIN pg_class l ON l.oid = p.relid LEFT JOIN pg_am m ON m.oid = l.relam
@@ -75,7 +92,7 @@ _VERSIONING = text("""
                 OR (c.relkind = 'r' AND (SELECT m.amname FROM pg_am m WHERE m.oid = c.relam) <> 'heap') THEN 'none'
            WHEN c.relkind = 'p' THEN 'partitioned' ELSE 'heap' END AS versioning
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE n.nspname = ANY (:schemas) AND c.relname = ANY (:names)
+    WHERE n.nspname = ANY (CAST(:schemas AS text[])) AND c.relname = ANY (CAST(:names AS text[]))
 """)
 
 # Where rows of one statement are not the same as rows one by one, or MERGE is not the same as INSERT, or is not there:
@@ -86,13 +103,21 @@ _VERSIONING = text("""
 _INSERTS_TOGETHER = text("""
     SELECT n.nspname AS schema, c.relname AS table
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_am m ON m.oid = c.relam
-    WHERE n.nspname = ANY (:schemas) AND c.relname = ANY (:names) AND c.relkind = 'r' AND m.amname = 'heap'
+    WHERE n.nspname = ANY (CAST(:schemas AS text[])) AND c.relname = ANY (CAST(:names AS text[]))
+    AND c.relkind = 'r' AND m.amname = 'heap'
     AND current_setting('server_version_num')::int >= 170000 AND NOT c.relrowsecurity
     AND NOT EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = c.oid)
     AND NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid)
     AND NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgtype & 4 > 0)
     AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'f'
         AND k.confrelid IN (SELECT c.oid UNION SELECT relid FROM pg_partition_ancestors(c.oid)))
+""")
+
+
+_NAMES = text("""
+    SELECT n.nspname AS schema, c.relname AS table FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm') AND c.relpersistence <> 't'
+    AND (n.nspname = :default OR (n.nspname <> 'information_schema' AND NOT starts_with(n.nspname::text, 'pg_')))
 """)
 
 
@@ -123,23 +148,42 @@ def reflect(connection: Connection, names: Collection[TableName]) -> Reflection:
     wanted = {(schema or default, table): (schema, table) for schema, table in names}
     parameters = {"schemas": sorted({schema for schema, _ in wanted}), "names": sorted({table for _, table in wanted})}
     types = {row.oid: _PgType(**row._mapping) for row in connection.execute(_TYPES)}
-    column_types = {
-        (row.schema, row.table, row.name): (row.atttypid, row.atttypmod) for row in connection.execute(_COLUMNS, parameters)
-    }
+    column_types: dict[tuple[str, str], dict[str, tuple[int, int]]] = defaultdict(dict)
+    for row in connection.execute(_COLUMNS, parameters):
+        column_types[row.schema, row.table][row.name] = (row.atttypid, row.atttypmod)
     constraints: dict[tuple[str, str], list[Constraint]] = defaultdict(list)
     for row in connection.execute(_CONSTRAINTS, parameters):
         constraint = Constraint(row.name, _KINDS[row.kind], tuple(row.columns), row.expression, row.partial)
         constraints[row.schema, row.table].append(constraint)
-    versioning = {(row.schema, row.table): (row.versioning, row.seed) for row in connection.execute(_VERSIONING, parameters)}
+    indexes: dict[tuple[str, str], list[list[str | None]]] = defaultdict(list)
+    for row in connection.execute(_INDEXES, parameters):
+        indexes[row.schema, row.table].append(row.columns)
+    relations = {(row.schema, row.table): row for row in connection.execute(_RELATIONS, parameters)}
     together = {(row.schema, row.table) for row in connection.execute(_INSERTS_TOGETHER, parameters)}
     tables: dict[TableName, Table] = {}
     for schema in parameters["schemas"]:
         in_schema = sorted(table for owner, table in wanted if owner == schema)
         for name, parts in _inspect(inspector, schema, in_schema).items():
-            column_facts = {key[2]: value for key, value in column_types.items() if key[:2] == (schema, name)}
-            table = _table(schema, name, parts, column_facts, types, constraints[schema, name], *versioning[schema, name])
-            tables[wanted[schema, name]] = msgspec.structs.replace(table, inserts_together=(schema, name) in together)
-    return Reflection(tables, tuple(sorted(_all_names(inspector, default))))
+            key = (schema, name)
+            facts, relation = column_types[key], relations[key]
+            table = Table(
+                schema=schema,
+                name=name,
+                columns=tuple(_column(column, *facts[column["name"]], types) for column in parts["columns"]),
+                primary_key=tuple((parts["primary_key"] or {}).get("constrained_columns") or ()),
+                constraints=tuple(constraints[key]),
+                foreign_keys=tuple(_foreign_key(each, schema) for each in parts["foreign_keys"]),
+                indexes=_leading(indexes[key], constraints[key]),
+                is_view=relation.is_view,
+                comment=relation.comment,
+                versioning=relation.versioning,
+                seed=relation.seed,
+                inserts_together=key in together,
+            )
+            tables[wanted[key]] = table
+    found = connection.execute(_NAMES, {"default": default})
+    known = {row.table if row.schema == default else f"{row.schema}.{row.table}" for row in found}
+    return Reflection(tables, tuple(sorted(known)))
 
 
 def _inspect(inspector: Inspector, schema: str, names: list[str]) -> dict[str, dict[str, Any]]:
@@ -149,58 +193,16 @@ def _inspect(inspector: Inspector, schema: str, names: list[str]) -> dict[str, d
         columns = inspector.get_multi_columns(**options)
     keys = inspector.get_multi_pk_constraint(**options)
     foreign_keys = inspector.get_multi_foreign_keys(**options)
-    indexes = inspector.get_multi_indexes(**options)
-    comments = inspector.get_multi_table_comment(**options)
-    views = {*inspector.get_view_names(schema), *inspector.get_materialized_view_names(schema)}
     return {
-        table[1]: {
-            "columns": found,
-            "primary_key": keys.get(table),
-            "foreign_keys": foreign_keys.get(table, []),
-            "indexes": indexes.get(table, []),
-            "comment": comments.get(table),
-            "is_view": table[1] in views,
-        }
+        table[1]: {"columns": found, "primary_key": keys.get(table), "foreign_keys": foreign_keys.get(table, [])}
         for table, found in columns.items()
     }
 
 
-def _all_names(inspector: Inspector, default: str) -> set[str]:
-    names = {*inspector.get_table_names(default), *inspector.get_view_names(default)}
-    for schema in inspector.get_schema_names():
-        if schema not in (default, "information_schema"):
-            names |= {f"{schema}.{table}" for table in (*inspector.get_table_names(schema), *inspector.get_view_names(schema))}
-    return names
-
-
-def _table(
-    schema: str,
-    name: str,
-    parts: dict[str, Any],
-    column_facts: dict[str, tuple[int, int]],
-    types: dict[int, _PgType],
-    constraints: list[Constraint],
-    versioning: Versioning,
-    seed: int,
-) -> Table:
-    return Table(
-        schema=schema,
-        name=name,
-        columns=tuple(_column(facts, *column_facts[facts["name"]], types) for facts in parts["columns"]),
-        primary_key=tuple((parts["primary_key"] or {}).get("constrained_columns") or ()),
-        constraints=tuple(constraints),
-        foreign_keys=tuple(_foreign_key(facts, schema) for facts in parts["foreign_keys"]),
-        indexes=tuple(
-            tuple(column for column in facts["column_names"] if column is not None)
-            for facts in parts["indexes"]
-            if facts["column_names"][0] is not None
-        )
-        + tuple(constraint.columns for constraint in constraints if constraint.kind == "primary"),
-        is_view=parts["is_view"],
-        comment=(parts["comment"] or {}).get("text") or "",
-        versioning=versioning,
-        seed=seed,
-    )
+def _leading(indexes: list[list[str | None]], constraints: list[Constraint]) -> tuple[tuple[str, ...], ...]:
+    """The columns of each index that begins with one, the primary key's last."""
+    found = [tuple(column for column in columns if column is not None) for columns in indexes if columns[0] is not None]
+    return (*found, *(constraint.columns for constraint in constraints if constraint.kind == "primary"))
 
 
 def _foreign_key(facts: dict[str, Any], schema: str) -> ForeignKey:
