@@ -433,14 +433,16 @@ def _stop(launch: _Launch, process: subprocess.Popen[bytes] | None) -> None:
 
 def _stop_leftovers(name: str, directory: Path) -> None:
     """Stop every process called `name` that works in `directory`: in order, or by force; for the holder of it alone."""
-    for process in _working_in(name, directory):
+    left = _working_in(name, directory)
+    for process in left:
         _signal(process, signal.SIGINT)
     deadline = time.monotonic() + LEFTOVER_TIMEOUT_SECONDS
-    while left := _working_in(name, directory):
+    while left:
+        time.sleep(POLL_SECONDS)
+        left = _working_in(name, directory)
         if time.monotonic() > deadline:
             for process in left:
                 _signal(process, signal.SIGKILL)
-        time.sleep(POLL_SECONDS)
 
 
 def _working_in(name: str, directory: Path) -> list[Any]:
