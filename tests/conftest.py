@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -36,6 +37,9 @@ hypothesis.settings.load_profile("gateway")
 
 ROOT = Path(__file__).parents[1]
 POSTGRES_URL_VARIABLE = "GATEWAY_TESTS_POSTGRES_URL"
+READY_DATA_VARIABLE = "GATEWAY_TESTS_READY_DATA"
+MEMORY_NEEDED_BYTES = 4 << 30
+"""Several times what a run of the suite keeps at once."""
 
 _servers = pytest.StashKey[ExitStack]()
 
@@ -47,6 +51,10 @@ def pytest_configure(config: pytest.Config) -> None:
     # So that a run that is cut off, by a time limit for one, still stops its servers on its way out.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if config.getoption("numprocesses", 0) and not config.getoption("collectonly"):
+        ready = config.stash[_servers].enter_context(throwaway_directory(for_data=True))
+        with embedded.postgres(ready, durable=False):
+            pass
+        os.environ[READY_DATA_VARIABLE] = str(ready / "postgres")
         os.environ[POSTGRES_URL_VARIABLE] = config.stash[_servers].enter_context(throwaway_postgres())
 
 
@@ -79,6 +87,9 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
+    # Failures that nobody fetched are told of by now; pytest looks for them another five times, half a second each.
+    gc.collect()
+    gc.freeze()
     config.stash[_servers].close()
 
 
@@ -108,10 +119,39 @@ def _clients_share_what_they_trust() -> Iterator[None]:
         yield
 
 
+@functools.cache
+def _in_memory() -> Path | None:
+    """Where files are kept in memory, if this machine has such a place and room in it.
+
+    A database is hundreds of files. On ext4 to make as many as were just deleted takes a processor three times as long.
+    """
+    place = Path("/dev/shm")
+    if place.is_dir() and os.access(place, os.W_OK | os.X_OK) and shutil.disk_usage(place).free >= MEMORY_NEEDED_BYTES:
+        return place
+    return None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _clients_look_for_cookies_where_there_are_some() -> Iterator[None]:
+    """httpx makes a request and an answer of the standard library's for each of its own, to look for what we never send."""
+    extract = httpx.Cookies.extract_cookies
+
+    def extract_if_any(cookies: httpx.Cookies, response: httpx.Response) -> None:
+        if "set-cookie" in response.headers:
+            extract(cookies, response)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("httpx.Cookies.extract_cookies", extract_if_any)
+        yield
+
+
 @contextmanager
-def throwaway_directory() -> Iterator[Path]:
-    """An empty directory that every user may enter, which pytest's own are not: PostgreSQL does not run as root."""
-    directory = Path(tempfile.mkdtemp(prefix="gateway-tests-"))
+def throwaway_directory(*, for_data: bool = False) -> Iterator[Path]:
+    """An empty directory that every user may enter, which pytest's own are not: PostgreSQL does not run as root.
+
+    One for data is in memory where it can be, from where a system may let no program run.
+    """
+    directory = Path(tempfile.mkdtemp(prefix="gateway-tests-", dir=_in_memory() if for_data else None))
     directory.chmod(0o755)
     try:
         yield directory
@@ -119,11 +159,24 @@ def throwaway_directory() -> Iterator[Path]:
         shutil.rmtree(directory)
 
 
+def put_new_data(data: Path) -> None:
+    """Makes `data` what the first start of a PostgreSQL leaves behind, as a copy of what the run has, if it has one.
+
+    To make it anew takes a processor half a second.
+    """
+    ready = os.environ.get(READY_DATA_VARIABLE)
+    if ready:
+        data.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["cp", "-pPR", ready, data], check=True)
+
+
 @contextmanager
 def throwaway_postgres() -> Iterator[str]:
     """A PostgreSQL of our own, gone at the end; gives the URL of its superuser's database."""
-    with throwaway_directory() as directory, embedded.postgres(directory, durable=False) as url:
-        yield url
+    with throwaway_directory(for_data=True) as directory:
+        put_new_data(directory / "postgres")
+        with embedded.postgres(directory, durable=False) as url:
+            yield url
 
 
 @contextmanager
@@ -191,12 +244,19 @@ def migrated_url(postgres_url: str, migrated_template: str) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
     """A Valkey of this worker's own: what one test stores, later ones of the same worker see."""
-    with throwaway_directory() as directory, embedded.valkey(directory) as url:
+    with throwaway_directory(for_data=True) as directory, embedded.valkey(directory) as url:
         yield url
 
 
 @pytest.fixture
 def server_directory() -> Iterator[Path]:
     """An empty directory for the data of embedded servers."""
-    with throwaway_directory() as directory:
+    with throwaway_directory(for_data=True) as directory:
         yield directory
+
+
+@pytest.fixture
+def database_directory(server_directory: Path) -> Path:
+    """The same, with the data of a PostgreSQL that was started once, for tests that are not about its first start."""
+    put_new_data(server_directory / "postgres")
+    return server_directory

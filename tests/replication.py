@@ -13,7 +13,7 @@ from typing import Any
 import asyncpg
 
 from gateway import embedded
-from tests.conftest import throwaway_directory
+from tests.conftest import put_new_data, throwaway_directory
 
 SETTINGS = {
     **embedded.SETTINGS,
@@ -46,7 +46,9 @@ class Node:
     def initialise(self) -> None:
         """An empty database."""
         self._own_directory()
-        embedded._initialise(self.data, self._binaries, self._account)
+        put_new_data(self.data)
+        if not self.data.exists():
+            embedded._initialise(self.data, self._binaries, self._account)
 
     def copy(self, primary: Node) -> None:
         """Becomes a replica of `primary`, as it is now."""
@@ -106,7 +108,7 @@ class Node:
 @contextmanager
 def cluster(*replicas: str, schema: str = "") -> Iterator[tuple[Node, ...]]:
     """A running primary with `schema` in it, then a running replica for each name; gone at the end, whatever became of them."""
-    with throwaway_directory() as directory:
+    with throwaway_directory(for_data=True) as directory:
         primary = Node(directory / "primary")
         nodes = (primary, *(Node(directory / name) for name in replicas))
         try:

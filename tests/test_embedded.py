@@ -127,77 +127,77 @@ def test_both_servers_answer_and_nothing_of_them_is_left(server_directory: Path)
     assert at_work_in(server_directory) == []
 
 
-def test_durable_data_is_written_through_to_the_disk(server_directory: Path) -> None:
-    with embedded.postgres(server_directory) as url:
+def test_durable_data_is_written_through_to_the_disk(database_directory: Path) -> None:
+    with embedded.postgres(database_directory) as url:
         assert query(url, "SHOW fsync") == "on"
 
 
-def test_data_is_there_again_at_the_next_start(server_directory: Path) -> None:
-    with servers(server_directory, durable=False) as running:
+def test_data_is_there_again_at_the_next_start(database_directory: Path) -> None:
+    with servers(database_directory, durable=False) as running:
         query(running.database_url, "CREATE TABLE kept AS SELECT 42 AS answer")
-    with servers(server_directory, durable=False) as running:
+    with servers(database_directory, durable=False) as running:
         assert query(running.database_url, "SELECT answer FROM kept") == 42
 
 
-def test_nobody_else_can_reach_the_sockets(server_directory: Path) -> None:
-    with servers(server_directory, durable=False) as running:
+def test_nobody_else_can_reach_the_sockets(database_directory: Path) -> None:
+    with servers(database_directory, durable=False) as running:
         sockets = Path(parse_qs(urlsplit(running.database_url).query)["host"][0])
         assert sockets.stat().st_mode & 0o077 == 0
         assert Path(running.redis_url.removeprefix("unix://")).stat().st_mode & 0o077 == 0
 
 
-def test_a_second_start_is_refused_while_one_runs(server_directory: Path) -> None:
-    with servers(server_directory, durable=False) as running:
+def test_a_second_start_is_refused_while_one_runs(database_directory: Path) -> None:
+    with servers(database_directory, durable=False) as running:
         with pytest.raises(ConfigurationError, match=f"in use by a running gateway .process {os.getpid()}.") as refused:
-            servers(server_directory).__enter__()
+            servers(database_directory).__enter__()
         assert "\n" not in str(refused.value)
         assert query(running.database_url, "SELECT 1") == 1
 
 
-def test_the_next_start_takes_over_what_a_killed_holder_left(server_directory: Path) -> None:
-    with holder(server_directory) as killed:
+def test_the_next_start_takes_over_what_a_killed_holder_left(database_directory: Path) -> None:
+    with holder(database_directory) as killed:
         query(urls(killed)[0], "CREATE TABLE kept AS SELECT 42 AS answer")
         killed.kill()
         killed.wait()
-    orphans = at_work_in(server_directory)
+    orphans = at_work_in(database_directory)
     assert len(orphans) > 2
-    with servers(server_directory, durable=False) as running:
+    with servers(database_directory, durable=False) as running:
         assert query(running.database_url, "SELECT answer FROM kept") == 42
         assert ping(running.redis_url) == b"+PONG\r\n"
-        assert not set(orphans) & set(at_work_in(server_directory))
-    assert at_work_in(server_directory) == []
+        assert not set(orphans) & set(at_work_in(database_directory))
+    assert at_work_in(database_directory) == []
 
 
-def test_a_start_after_everything_was_killed_recovers(server_directory: Path) -> None:
-    with holder(server_directory) as killed:
+def test_a_start_after_everything_was_killed_recovers(database_directory: Path) -> None:
+    with holder(database_directory) as killed:
         query(urls(killed)[0], "CREATE TABLE kept AS SELECT 42 AS answer")
         killed.kill()
-        for pid in at_work_in(server_directory):
+        for pid in at_work_in(database_directory):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        assert eventually(lambda: at_work_in(server_directory) == [])
-    assert (server_directory / "postgres" / "postmaster.pid").exists()
-    with servers(server_directory, durable=False) as running:
+        assert eventually(lambda: at_work_in(database_directory) == [])
+    assert (database_directory / "postgres" / "postmaster.pid").exists()
+    with servers(database_directory, durable=False) as running:
         assert query(running.database_url, "SELECT answer FROM kept") == 42
 
 
-def test_a_status_file_with_the_id_of_a_strange_process_is_no_hindrance(server_directory: Path) -> None:
-    with embedded.postgres(server_directory, durable=False):
-        status = (server_directory / "postgres" / "postmaster.pid").read_text().splitlines()
-    (server_directory / "postgres" / "postmaster.pid").write_text("\n".join([str(os.getpid()), *status[1:]]) + "\n")
-    with embedded.postgres(server_directory, durable=False) as url:
+def test_a_status_file_with_the_id_of_a_strange_process_is_no_hindrance(database_directory: Path) -> None:
+    with embedded.postgres(database_directory, durable=False):
+        status = (database_directory / "postgres" / "postmaster.pid").read_text().splitlines()
+    (database_directory / "postgres" / "postmaster.pid").write_text("\n".join([str(os.getpid()), *status[1:]]) + "\n")
+    with embedded.postgres(database_directory, durable=False) as url:
         assert query(url, "SELECT 1") == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_failure_within_the_block_leaves_nothing(server_directory: Path, number: signal.Signals) -> None:
+def test_a_failure_within_the_block_leaves_nothing(database_directory: Path, number: signal.Signals) -> None:
     before = signal.signal(number, lambda *_: (_ for _ in ()).throw(InterruptedError(number)))
     try:
-        with pytest.raises(InterruptedError), servers(server_directory, durable=False):
+        with pytest.raises(InterruptedError), servers(database_directory, durable=False):
             signal.raise_signal(number)
     finally:
         signal.signal(number, before)
-    assert at_work_in(server_directory) == []
+    assert at_work_in(database_directory) == []
 
 
 def test_a_signal_during_the_start_leaves_nothing(server_directory: Path) -> None:
@@ -259,23 +259,23 @@ def test_what_cannot_be_a_directory_is_told_in_one_line(server_directory: Path) 
         servers(server_directory / "file").__enter__()
 
 
-def test_data_of_another_version_is_told_in_one_line(server_directory: Path) -> None:
-    with embedded.postgres(server_directory, durable=False):
+def test_data_of_another_version_is_told_in_one_line(database_directory: Path) -> None:
+    with embedded.postgres(database_directory, durable=False):
         pass
-    (server_directory / "postgres" / "PG_VERSION").write_text("17\n")
+    (database_directory / "postgres" / "PG_VERSION").write_text("17\n")
     with pytest.raises(ConfigurationError, match="is of PostgreSQL 17, not 18"):
-        embedded.postgres(server_directory).__enter__()
+        embedded.postgres(database_directory).__enter__()
 
 
-def test_a_server_that_does_not_start_tells_why(server_directory: Path) -> None:
-    with embedded.postgres(server_directory, durable=False):
+def test_a_server_that_does_not_start_tells_why(database_directory: Path) -> None:
+    with embedded.postgres(database_directory, durable=False):
         pass
-    with (server_directory / "postgres" / "postgresql.auto.conf").open("a") as settings:
+    with (database_directory / "postgres" / "postgresql.auto.conf").open("a") as settings:
         settings.write("no_such_setting = 1\n")
     with pytest.raises(ConfigurationError, match=r"PostgreSQL does not start: configuration file .*postgres\.log") as refused:
-        embedded.postgres(server_directory).__enter__()
+        embedded.postgres(database_directory).__enter__()
     assert "\n" not in str(refused.value)
-    assert at_work_in(server_directory) == []
+    assert at_work_in(database_directory) == []
 
 
 def test_without_the_wheels_the_extra_is_named(server_directory: Path) -> None:

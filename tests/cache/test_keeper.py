@@ -184,8 +184,12 @@ def test_a_lock_that_is_lost_is_taken_again_before_a_write_is_acknowledged(datab
     ],
     ids=lambda fault: type(fault).__name__,
 )
-def test_a_session_that_ends_with_whatever_fault_is_followed_by_another(fault: Exception, database_url: str) -> None:
+def test_a_session_that_ends_with_whatever_fault_is_followed_by_another(
+    fault: Exception, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each session but the last raises the fault at its second look, as one does whose backend is ended."""
+
+    monkeypatch.setattr("gateway.cache.listener.RETRY_SECONDS", 0.01)
 
     async def run() -> None:
         real, sessions = postgres_session(database_url, "the cache"), 0
@@ -210,7 +214,9 @@ def test_a_session_that_ends_with_whatever_fault_is_followed_by_another(fault: E
         keeper = Keeper(store, connect, lambda _table: None, hold_seconds=SHORT_HOLD_SECONDS)
         keeper.start()
         try:
-            await until(lambda: sessions == 3)
+            while sessions < 3:
+                keeper._listener.kick()
+                await asyncio.sleep(0.01)
             await keeper.settle()
         finally:
             await keeper.stop()

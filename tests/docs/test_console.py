@@ -39,12 +39,12 @@ class Reader(msgspec.Struct, frozen=True):
 
 @pytest.fixture(scope="module")
 def reader() -> Iterator[Reader]:
-    with throwaway_directory() as directory, _reading(directory) as made:
+    with throwaway_directory() as directory, throwaway_directory(for_data=True) as data, _reading(directory, data) as made:
         yield made
 
 
 @contextmanager
-def _reading(directory: Path) -> Iterator[Reader]:
+def _reading(directory: Path, data: Path) -> Iterator[Reader]:
     checkout, port = directory / "checkout", free_port()
     for name in ("migrations", "resources", "bench/k6"):
         shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -53,7 +53,7 @@ def _reading(directory: Path) -> Iterator[Reader]:
     (checkout / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
         patch.setenv("EXPLAIN_ROLES", "admin")  # as the page on plans says
-        process = stack.enter_context(gateway_dev(directory, "--port", str(port), directory=checkout))
+        process = stack.enter_context(gateway_dev(data, "--port", str(port), directory=checkout))
         lines = welcome(process)
         kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH")}
         given = dict(line.split() for line in lines if line.startswith(("DATABASE_URL", "REDIS_URL")))

@@ -183,7 +183,7 @@ def main() -> None:
     stale = 0
     with (
         tempfile.TemporaryDirectory() as directory,
-        throwaway_directory() as servers,
+        throwaway_directory(for_data=True) as servers,
         embedded.valkey(servers) as redis_url,
         cluster("replica", schema=SCHEMA) as nodes,
     ):

@@ -16,6 +16,7 @@ import psutil
 
 from gateway import embedded
 from tests.client import client_of
+from tests.conftest import put_new_data
 from tests.journeys.processes import COMMAND, environment, free_port
 
 PATIENCE_SECONDS = 60.0
@@ -90,6 +91,7 @@ class Server:
 
 def postgres(directory: Path, durable: bool = False) -> Server:
     """A PostgreSQL that was not started yet. One that is not `durable` forgets its last COMMITs when it is killed."""
+    put_new_data(directory / "postgres")
     return Server(lambda path: embedded.postgres(path, durable=durable), "postgres", directory)
 
 

@@ -84,7 +84,7 @@ class Machines(msgspec.Struct, frozen=True):
 def all_machines(durable: bool = False) -> Iterator[Machines]:
     """A PostgreSQL, a Valkey, and a proxy before each. A test that ends one of them starts it again."""
     with ExitStack() as stack:
-        directory = stack.enter_context(throwaway_directory())
+        directory = stack.enter_context(throwaway_directory(for_data=True))
         database, store = postgres(directory, durable), valkey(directory)
         for server in (database, store):
             stack.callback(server.stop)

@@ -20,10 +20,9 @@ import httpx
 import msgspec
 import psutil
 
-from gateway import embedded
 from gateway.idempotency import make_tables
 from tests.conftest import throwaway_directory
-from tests.faults.machines import PATIENCE_SECONDS, Gateway, Server, gateway
+from tests.faults.machines import PATIENCE_SECONDS, Gateway, Server, gateway, postgres
 from tests.serving import write_resources
 
 SCHEMA = "CREATE TABLE entries (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, item text NOT NULL)"
@@ -99,10 +98,10 @@ class Works:
 @contextmanager
 def works(size: int = 3) -> Iterator[Works]:
     """Ready to serve `entries`."""
-    with throwaway_directory() as directory:
+    with throwaway_directory(for_data=True) as directory:
         resources = write_resources(directory / "resources", {"entries": ""})
         # Durable: what it answers is in the log for good. Those of other tests forget their last COMMITs when they are killed.
-        database = Server(embedded.postgres, "postgres", directory / "data")
+        database = postgres(directory / "data", durable=True)
         database.start()
         try:
             asyncio.run(_execute(database.url, SCHEMA))

@@ -569,9 +569,9 @@ def test_killed_connections_are_503_at_most_and_heal(postgres_url: str, resource
             assert client.get("/api/v1/things?limit=1").status_code == 200
 
 
-def test_a_server_that_stops_is_503_until_it_is_back(server_directory: Path, resources: Path) -> None:
+def test_a_server_that_stops_is_503_until_it_is_back(database_directory: Path, resources: Path) -> None:
     with ExitStack() as stack:
-        with embedded.postgres(server_directory, durable=False) as url:
+        with embedded.postgres(database_directory, durable=False) as url:
             prepared(url)
             client = stack.enter_context(gateway_over(url, resources, DATABASE_POOL_MIN="3"))
             load = stack.enter_context(
@@ -584,7 +584,7 @@ def test_a_server_that_stops_is_503_until_it_is_back(server_directory: Path, res
         load.statuses.clear()
         load.answers(30)
         assert load.statuses.keys() == {503}
-        with embedded.postgres(server_directory, durable=False):
+        with embedded.postgres(database_directory, durable=False):
             load.sees(200, 201)  # not after some answers: a 503 is quick, and the probe takes its time
             load.answers(30)
             load.statuses.clear()

@@ -116,7 +116,7 @@ class Running(msgspec.Struct, frozen=True):
 @pytest.fixture(scope="module")
 def running() -> Iterator[Running]:
     """One for all tests that leave it running; the last one ends it."""
-    with throwaway_directory() as data:
+    with throwaway_directory(for_data=True) as data:
         checkout, port = data / "checkout", free_port()
         checkout.mkdir()
         shutil.copy(ROOT / "pyproject.toml", checkout)

@@ -804,7 +804,7 @@ def test_an_answer_that_is_ready_waits_for_the_count_which_may_refuse_it(
 @contextmanager
 def valkey() -> Iterator[str]:
     """A Redis that may be stopped."""
-    with throwaway_directory() as directory, embedded.valkey(directory) as url:
+    with throwaway_directory(for_data=True) as directory, embedded.valkey(directory) as url:
         yield url
 
 

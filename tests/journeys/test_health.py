@@ -103,10 +103,10 @@ def test_check_of_sound_files_says_nothing_and_succeeds(migrated: str, tmp_path:
     assert (told.returncode, json.loads(told.stdout)) == (0, [])
 
 
-def test_without_its_database_a_gateway_is_live_and_not_ready(server_directory: Path, tmp_path: Path) -> None:
+def test_without_its_database_a_gateway_is_live_and_not_ready(database_directory: Path, tmp_path: Path) -> None:
     resources = write_resources(tmp_path / "resources", {"categories": GOOD})
     with ExitStack() as serving:
-        with embedded.postgres(server_directory, durable=False) as url:
+        with embedded.postgres(database_directory, durable=False) as url:
             migrate.upgrade(url)
             client = serving.enter_context(running(settings_for(url, resources)))
             assert client.get("/health/ready").status_code == 200
@@ -119,7 +119,7 @@ def test_without_its_database_a_gateway_is_live_and_not_ready(server_directory: 
         response = client.get("/api/v1/categories")
         assert response.status_code == 503
         check_answer(response)
-        with embedded.postgres(server_directory, durable=False):
+        with embedded.postgres(database_directory, durable=False):
             assert client.get("/health/ready").status_code == 200
             assert client.get("/api/v1/categories").status_code == 200
 

@@ -32,9 +32,9 @@ def until_ready(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.long)])
-def test_a_gateway_whose_database_comes_later_comes_up_by_itself(workers: str, server_directory: Path, tmp_path: Path) -> None:
+def test_a_gateway_whose_database_comes_later_comes_up_by_itself(workers: str, database_directory: Path, tmp_path: Path) -> None:
     write_resources(tmp_path / "resources", {"categories": GOOD, "orders": "fields:\n  totl: {readonly: true}\n"})
-    with embedded.postgres(server_directory, durable=False) as url:
+    with embedded.postgres(database_directory, durable=False) as url:
         migrate.upgrade(url)
     log = tmp_path / "log"
     with serving(tmp_path, url, log, WORKERS=workers) as client:
@@ -46,7 +46,7 @@ def test_a_gateway_whose_database_comes_later_comes_up_by_itself(workers: str, s
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "1"), path
             check_answer(answer)
         assert client.get("/docs").status_code == 200
-        with embedded.postgres(server_directory, durable=False):
+        with embedded.postgres(database_directory, durable=False):
             until_ready(client)
             assert client.get("/api/v1/categories").status_code == 200
             assert client.get("/api/v1/nothing").status_code == 404
