@@ -64,10 +64,10 @@ def test_cleaning_up_goes_on_after_whatever_went_wrong(
             async with asyncio.timeout(20):
                 while caplog.text.count("could not be cleaned up: check") < 2:
                     await asyncio.sleep(0.01)
-                monkeypatch.setattr(kept, "_database", None)  # a bug
-                while "Traceback" not in caplog.text:
-                    await asyncio.sleep(0.01)
-                monkeypatch.undo()
+                with monkeypatch.context() as bug:
+                    bug.setattr(kept, "_database", None)
+                    while "Traceback" not in caplog.text:
+                        await asyncio.sleep(0.01)
                 await owner.execute("DROP TRIGGER refuse ON gateway.idempotency_keys")
                 while await owner.fetchval("SELECT count(*) FROM gateway.idempotency_keys"):
                     await asyncio.sleep(0.01)
