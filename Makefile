@@ -28,8 +28,8 @@ dev: $(INSTALLED) ## set up, then run a gateway with sample rows on http://127.0
 test: $(INSTALLED) ## set up, then run the whole test suite
 	@.venv/bin/python -m pytest $(ARGS)
 
-test-long: $(INSTALLED) ## the tests that take their time, which make test leaves out
-	@.venv/bin/python -m pytest -m long $(ARGS)
+test-long: $(INSTALLED) ## the tests that take their time, which make test leaves out; ten times the examples of each property
+	@EXAMPLES=10 .venv/bin/python -m pytest -m 'long or hypothesis' $(ARGS)
 
 test-faults: $(INSTALLED) ## every test of faults, the long ones too, then what they promise, measured
 	@.venv/bin/python -m pytest -n 1 -m 'long or not long' tests/faults $(ARGS)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.coalesce import Coalescer
+from tests.examples import examples
 
 
 class Doubler:
@@ -315,7 +316,7 @@ def test_a_call_does_not_run_in_its_first_callers_context() -> None:
     asyncio.run(run())
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=examples(40), deadline=None, derandomize=True)
 @given(
     st.lists(st.tuples(st.integers(-3, 50), st.integers(0, 3), st.booleans()), max_size=40),
     st.integers(1, 5),

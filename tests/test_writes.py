@@ -31,6 +31,7 @@ from gateway.events import BatchAnswered, Event, StatementRan, Timeline, keep_ti
 from gateway.pipeline import MAX_BODY_TOGETHER, Created, Pipeline
 from gateway.query.ast import Bound, Comparison, Grant
 from tests.conftest import execute, throwaway_database
+from tests.examples import examples
 from tests.journeys.foreign_resources import FOREIGN
 from tests.journeys.value_models import MODELS
 from tests.journeys.value_models import SETUP as MODELS_SETUP
@@ -247,7 +248,7 @@ def test_each_request_has_the_shared_statement_on_its_timeline(bench: Bench) -> 
 VALUES = st.fixed_dictionaries({name: st.sampled_from([None, *model.values]) for name, model in MODELS.items()})
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(st.lists(VALUES, min_size=2, max_size=12))
 def test_values_of_every_type_are_stored_as_alone(shared_bench: Bench, rows: list[dict[str, Any]]) -> None:
     empty(shared_bench)
@@ -337,7 +338,7 @@ def mostly_good(draw: st.DrawFn) -> dict[str, Any]:
     )
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(20))
 @given(st.lists(mostly_good(), min_size=2, max_size=24))
 def test_each_gets_what_it_would_have_got_alone_in_some_order(shared_bench: Bench, rows: list[dict[str, Any]]) -> None:
     """Those that were stored, first, in any order, for they are in nobody's way; then the others, each refused as it was, or

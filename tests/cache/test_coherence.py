@@ -22,6 +22,7 @@ from gateway.cache.cache import Cache
 from gateway.cache.keeper import Keeper
 from gateway.cache.store import StoreDown
 from tests.cache.simulation import TABLE, Process, World, mutated, run
+from tests.examples import examples
 
 ROWS = ("a", "b")
 
@@ -115,7 +116,7 @@ async def _live(world: World, faults: tuple[Callable[[World], Awaitable[None]], 
     await world.end()
 
 
-@settings(max_examples=10)
+@settings(max_examples=examples(10))
 @given(st.integers(0, 1_000_000))
 def test_without_faults_most_reads_are_hits_and_none_is_stale(seed: int) -> None:
     world = World(seed)
@@ -126,7 +127,7 @@ def test_without_faults_most_reads_are_hits_and_none_is_stale(seed: int) -> None
     assert "bypass" not in world.outcomes
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(st.integers(0, 1_000_000))
 @example(17)
 def test_no_read_is_stale_and_no_request_fails_whatever_happens(seed: int) -> None:

@@ -16,6 +16,7 @@ from gateway.catalog.model import Column, Resource
 from gateway.query.ast import EVERYTHING, Bound, Comparison, Grant
 from gateway.query.plan import plan_get, plan_list
 from gateway.query.syntax.brackets import parse_list, parse_parameters
+from tests.examples import examples
 from tests.query.sample import BIGINT, NUMERIC, TEXT, resource, table
 
 COLUMNS = (
@@ -143,7 +144,7 @@ QUERIES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=80)
+@settings(max_examples=examples(50))
 @given(st.lists(QUERIES, min_size=2, max_size=6), st.sampled_from([EVERYTHING, grant("a"), grant("a", "x"), grant("b", "x")]))
 def test_keys_differ_just_where_plans_do(queries: list[dict[str, str]], granted: Grant) -> None:
     keys = Keys()

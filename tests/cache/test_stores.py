@@ -23,6 +23,7 @@ from gateway import embedded
 from gateway.cache.memory_store import OVERHEAD_BYTES, MemoryStore
 from gateway.cache.redis_store import MAX_ENTRY_BYTES, MAX_WAITING, RedisLink, RedisStore
 from gateway.cache.store import Entry, Key, Store, StoreDown
+from tests.examples import examples
 
 A, B = Key("a", b"whole a"), Key("b", b"whole b")
 PRODUCTS, BOTH = ("public.products",), ("public.products", "public.users")
@@ -179,7 +180,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(60))
 @given(STEPS)
 def test_memory_is_bounded_and_forgets_the_longest_unused(steps: list[tuple[str, int, str]]) -> None:
     async def run() -> None:

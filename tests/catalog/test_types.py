@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from gateway.catalog.types import FLOAT_RANGE, OTHER, TYPES, UNSORTABLE, BadValue, ColumnType, Family, as_text, integer_range
 from gateway.query.strict_json import decode_json
+from tests.examples import examples
 
 PROPERTY = settings(
-    max_examples=60,
+    max_examples=examples(40),
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow, HealthCheck.data_too_large],
@@ -309,8 +310,8 @@ def test_a_json_value_is_taken_exactly_or_refused(name: str, text: str, wire: An
 
 def test_every_row_has_a_column_and_examples_taken_and_refused() -> None:
     assert set(ROWS) == set(TYPES)
-    examples = {(name, wire is REFUSED) for name, _, wire in (*TEXTS, *JSONS)}
-    assert examples >= {(name, refused) for name in TYPES for refused in (True, False) if name not in WITH_ROW_OF_TEXT}
+    found = {(name, wire is REFUSED) for name, _, wire in (*TEXTS, *JSONS)}
+    assert found >= {(name, refused) for name in TYPES for refused in (True, False) if name not in WITH_ROW_OF_TEXT}
 
 
 WITH_ROW_OF_TEXT = frozenset({"varchar", "bpchar", "citext", "name", "range", "multirange"})
@@ -547,7 +548,7 @@ def test_every_value_that_a_schema_accepts_is_taken(name: str) -> None:
         column.check_fit(column.load(decode_json(json.dumps(value))))
 
     check()
-    assert reached >= (20 if column.name not in ("bool", "enum", "bit") else 2)
+    assert reached >= (6 if column.name not in ("bool", "enum", "bit") else 2)
 
 
 @pytest.mark.parametrize("name", list(ALL))

@@ -157,8 +157,8 @@ def test_a_deadlock_is_tried_again_as_a_whole(url: str) -> None:
             await database.fetch("INSERT INTO counters VALUES (1, 0), (2, 0)", ())
             first, second = (f"UPDATE counters SET n = n + 1 WHERE id = {name};" for name in ("a", "b"))
             body = f"BEGIN {first} PERFORM pg_sleep(0.1); {second} END"
-            function = f"CREATE FUNCTION both_of(a int, b int) RETURNS void LANGUAGE plpgsql AS '{body}'"
-            await database.fetch(function, ())
+            function = "CREATE FUNCTION both_of(a int, b int) RETURNS void LANGUAGE plpgsql SET deadlock_timeout = '50ms'"
+            await database.fetch(f"{function} AS '{body}'", ())
             both = "SELECT both_of($1, $2)"
             await asyncio.gather(database.fetch(both, (1, 2), writing=True), database.fetch(both, (2, 1), writing=True))
             assert Retried("serialization") in events

@@ -231,15 +231,13 @@ def test_a_token_of_another_history_is_the_primarys_to_answer(client: httpx.Clie
     assert number(client, x_consistency_token="0BADCAFE0000000000000001") == 3
 
 
-@pytest.mark.parametrize(
-    "token", ["x", "0" * 23, "0" * 25, "a" * 24, "0" * 24 + ",", ",".join(["0" * 24] * (MAX_TOKENS + 1)), "\x80"]
-)
 @pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
-def test_what_is_no_token_is_refused(client: httpx.Client, method: str, token: str) -> None:
-    headers: Any = {"X-Consistency-Token": token.encode("latin-1"), "Content-Type": "application/json"}
-    answer = client.request(method, f"{NOTES}/1", headers=headers, content=b"{}" if method == "PATCH" else None)
-    assert answer.status_code == 400
-    assert answer.json()["error"]["details"]["field"] == "X-Consistency-Token"
+def test_what_is_no_token_is_refused(client: httpx.Client, method: str) -> None:
+    for token in ("x", "0" * 23, "0" * 25, "a" * 24, "0" * 24 + ",", ",".join(["0" * 24] * (MAX_TOKENS + 1)), "\x80"):
+        headers: Any = {"X-Consistency-Token": token.encode("latin-1"), "Content-Type": "application/json"}
+        answer = client.request(method, f"{NOTES}/1", headers=headers, content=b"{}" if method == "PATCH" else None)
+        assert (answer.status_code, token) == (400, token)
+        assert answer.json()["error"]["details"]["field"] == "X-Consistency-Token"
 
 
 def test_after_a_write_that_was_refused_its_caller_reads_what_refused_it(client: httpx.Client, nodes: tuple[Node, ...]) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from gateway.errors import ConfigurationError
 from gateway.fill import FillReport, fill_resource
 from tests.conftest import throwaway_database
+from tests.examples import examples
 
 COLUMNS = {
     "smallint": ["{c} > 0", "{c} BETWEEN 5 AND 90", "{c} <> 7", "{c} % 2 = 0"],
@@ -79,7 +80,7 @@ def directory() -> Iterator[Path]:
         yield Path(made)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(10), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(table=tables(), rows=st.integers(1, 400))
 def test_a_table_is_filled_or_its_constraint_is_named(shared_url: str, directory: Path, table: str, rows: int) -> None:
     asyncio.run(execute(shared_url, "DROP TABLE IF EXISTS t", table, "SELECT 0"))

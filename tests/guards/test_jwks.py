@@ -20,6 +20,7 @@ from joserfc.util import int_to_base64
 from gateway.errors import ConfigurationError
 from gateway.guards.jwks import Jwks, JwksOptions, check_jwks_url
 from gateway.guards.keys import MAX_KEYS, BadKeys, KeySet, read_keys
+from tests.examples import examples
 from tests.issuing import ALGORITHMS, EC, ED, RSA, Answer, Clock, IssuerServer, fetched, issuer, key_set, public
 
 ALL = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
@@ -146,13 +147,13 @@ JWKS = st.dictionaries(
 )
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=examples(200), deadline=None, derandomize=True)
 @given(st.lists(JWKS | VALUES, max_size=3))
 def test_no_key_can_spoil_a_set(keys: list[Any]) -> None:
     read(*keys)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=examples(100), deadline=None, derandomize=True)
 @given(st.binary(max_size=50))
 def test_any_document_gives_keys_or_a_reason(document: bytes) -> None:
     with pytest.raises(BadKeys):

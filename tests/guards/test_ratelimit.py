@@ -37,6 +37,7 @@ from gateway.guards.ratelimit import (
     tighter,
 )
 from gateway.guards.windows import KEY_PREFIX, MemoryStorage, RedisStorage, StorageDown
+from tests.examples import examples
 
 PATIENT_SECONDS = 20.0
 """A deadline that a busy machine keeps; the tests of deadlines set their own."""
@@ -112,7 +113,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=examples(100), deadline=None, derandomize=True)
 @given(STEPS)
 def test_memory_counts_as_the_model_does(steps: list[tuple[int, list[tuple[str, int, int]], int]]) -> None:
     clock, model = Clock(), Model()
@@ -128,7 +129,7 @@ def test_memory_counts_as_the_model_does(steps: list[tuple[int, list[tuple[str, 
             assert (left, more) == model.tightest(charges, now)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=examples(25), deadline=None, derandomize=True)
 @given(steps=STEPS)
 def test_redis_counts_as_the_model_does(redis_url: str, steps: list[tuple[int, list[tuple[str, int, int]], int]]) -> None:
     """Requests at once go to Redis as one batch, which decides them one after the other."""

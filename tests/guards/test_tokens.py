@@ -19,6 +19,7 @@ from gateway.errors import GatewayError, Unauthorized, Unavailable
 from gateway.guards import tokens
 from gateway.guards.jwks import Jwks, JwksOptions
 from gateway.guards.tokens import Caller, TokenVerifier, bearer_token, refuse_query_token, roles_of, token_needed
+from tests.examples import examples
 from tests.issuing import (
     DAY_SECONDS,
     EC,
@@ -362,7 +363,7 @@ def test_any_bytes_are_refused_and_nothing_else_happens(server: IssuerServer) ->
 
             await outcome(checked, token(UNKNOWN))
             for anything in (st.binary(max_size=100), PATCHWORK, ASSEMBLED):
-                settings(max_examples=300, deadline=None, derandomize=True)(given(anything)(is_refused))()
+                settings(max_examples=examples(150), deadline=None, derandomize=True)(given(anything)(is_refused))()
 
     asyncio.run(run())
 
@@ -380,7 +381,7 @@ def test_any_signed_claims_give_a_caller_or_a_refusal(server: IssuerServer) -> N
         async with fetched(server.url) as jwks:
             checked = verifier(jwks)
 
-            @settings(max_examples=300, deadline=None, derandomize=True)
+            @settings(max_examples=examples(150), deadline=None, derandomize=True)
             @given(st.dictionaries(CLAIM_NAMES, JSON_VALUES, max_size=4))
             @example({"sub": "\ud800"})
             def holds(changes: dict[str, Any]) -> None:

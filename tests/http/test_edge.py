@@ -26,6 +26,7 @@ from gateway.http.edge import (
     trusted_networks,
 )
 from gateway.http.requests import read_headers
+from tests.examples import examples
 
 TRUSTED = trusted_networks(["10.0.0.0/8", "192.0.2.7", "2001:db8:f::/48"])
 
@@ -92,7 +93,7 @@ def test_a_network_that_is_none_is_refused() -> None:
         trusted_networks(["10.0.0.1/8"])
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=examples(200), deadline=None, derandomize=True)
 @given(st.lists(st.text(st.characters(max_codepoint=255), max_size=30), max_size=5))
 def test_whatever_is_forwarded_the_caller_is_an_address(forwarded: list[str]) -> None:
     found = client_address(scope("10.0.0.1", *forwarded), TRUSTED)

@@ -26,6 +26,7 @@ from gateway.query.operators import OPERATORS, operators_for
 from gateway.query.payload import plan_create, plan_patch
 from gateway.query.plan import plan_list
 from gateway.query.syntax.brackets import OPTIONS, RESERVED, parse_list
+from tests.examples import examples
 from tests.journeys.schemathesis_hooks import keep_within_limits
 from tests.query.sample import (
     BIGINT,
@@ -357,7 +358,7 @@ def test_bounds_hold_for_a_decimal_in_either_form(bounds: Bounds, taken: list[An
 # --- what the document allows, the planner takes -----------------------------------------------------------------------
 
 # A range, a bit string of fixed length and the like are text to us: which text they take only PostgreSQL knows.
-GENERATED = settings(max_examples=50, phases=[Phase.generate], suppress_health_check=list(HealthCheck), database=None)
+GENERATED = settings(max_examples=examples(35), phases=[Phase.generate], suppress_health_check=list(HealthCheck), database=None)
 SCHEMA = schemathesis.openapi.from_dict(json.loads(json.dumps(made(EVERYTHING))))
 SCHEMA.config.generation.update(allow_x00=False)
 

@@ -54,7 +54,7 @@ class Application:
 
 @asynccontextmanager
 async def serving(
-    application: Application | WholeAnswers, protocol: type[HttpProtocol] = HttpProtocol, timeout_keep_alive: int = 5
+    application: Application | WholeAnswers, protocol: type[HttpProtocol] = HttpProtocol, timeout_keep_alive: float = 5
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A connection to a server of `application`."""
     config = uvicorn.Config(
@@ -66,7 +66,7 @@ async def serving(
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=timeout_keep_alive,
+        timeout_keep_alive=timeout_keep_alive,  # type: ignore[arg-type]  # uvicorn says whole seconds, and takes parts
         timeout_graceful_shutdown=5,
     )
     server = uvicorn.Server(config)
@@ -168,7 +168,7 @@ def test_a_deadline_is_over_when_the_head_is_there() -> None:
             writer.write(GET[:10])
             await asyncio.sleep(0.01)
             writer.write(GET[10:])
-            await asyncio.sleep(0.4)
+            await asyncio.sleep(0.3)
             application.may_answer.set()
             assert (await answer(reader))[0] == 200
 
@@ -181,7 +181,7 @@ def test_a_half_head_behind_a_request_that_takes_long_does_not_cost_that_its_ans
         application.may_answer.clear()
         async with serving(application, HastyProtocol) as (reader, writer):
             writer.write(GET + GET[:10])
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.3)
             application.may_answer.set()
             assert (await answer(reader))[0] == 200
             assert await refused(reader) == "The request did not arrive in time."
@@ -320,7 +320,7 @@ class WholeAnswers:
         await cast("Cycle", send).respond(*self.whole)
 
 
-async def talk(application: WholeAnswers, request: bytes, timeout_keep_alive: int = 5) -> bytes:
+async def talk(application: WholeAnswers, request: bytes, timeout_keep_alive: float = 5) -> bytes:
     """All that comes back until the server closes the connection, or for a request that keeps it, until it is idle."""
     async with serving(application, timeout_keep_alive=timeout_keep_alive) as (reader, writer):
         writer.write(request)
@@ -431,12 +431,12 @@ def test_a_caller_that_asks_is_told_to_go_on() -> None:
 def test_a_connection_that_is_idle_for_long_enough_is_closed_and_one_that_works_is_not() -> None:
     async def run() -> None:
         application = WholeAnswers()
-        async with serving(application, timeout_keep_alive=1) as (reader, writer):
+        async with serving(application, timeout_keep_alive=0.2) as (reader, writer):
             writer.write(GET)
             assert (await answer(reader))[2] == "whole"
             application.may_answer.clear()
             writer.write(GET)
-            await asyncio.sleep(1.5)
+            await asyncio.sleep(0.4)
             application.may_answer.set()
             assert (await answer(reader))[2] == "whole"
             assert await ended(reader)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from gateway.errors import NotFound, PayloadTooLarge, UnsupportedMediaType
 from gateway.http.requests import JSON_TYPES, PATCH_TYPES, ClientLeft, Headers, media_type, read_body, read_headers, split_path
 from gateway.http.responses import key_text
+from tests.examples import examples
 
 
 def headers(content_type: bytes = b"", content_length: int | None = None) -> Headers:
@@ -46,14 +47,14 @@ def test_a_path_of_another_form_leads_nowhere(path: bytes) -> None:
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8")), min_size=1, max_size=4))
-@settings(deadline=None, derandomize=True, max_examples=200)
+@settings(deadline=None, derandomize=True, max_examples=examples(200))
 def test_every_key_comes_back_from_its_path(parts: list[str]) -> None:
     path = f"/api/v1/things/{','.join(map(key_text, parts))}"
     assert split_path(path.encode()) == ("v1", "things", tuple(parts))
 
 
 @given(st.binary(max_size=60))
-@settings(deadline=None, derandomize=True, max_examples=200)
+@settings(deadline=None, derandomize=True, max_examples=examples(200))
 def test_any_path_is_split_or_leads_nowhere(path: bytes) -> None:
     with contextlib.suppress(NotFound):
         split_path(b"/api/" + path)
@@ -63,7 +64,7 @@ def test_any_path_is_split_or_leads_nowhere(path: bytes) -> None:
 
 
 @given(st.binary(max_size=200))
-@settings(deadline=None, derandomize=True, max_examples=200)
+@settings(deadline=None, derandomize=True, max_examples=examples(200))
 def test_a_request_id_is_always_sane(value: bytes) -> None:
     found = read_headers({"headers": [(b"x-request-id", value)]}).request_id
     assert re.fullmatch(rb"[A-Za-z0-9._:-]{1,128}", found)

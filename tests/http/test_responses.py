@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from gateway.errors import ERRORS, GatewayError, MethodNotAllowed, Problem, Unavailable, ValidationFailed
 from gateway.http.responses import Response, created_response, key_text, page_response, problem_response, row_response
 from gateway.pipeline import Created, Page, Row
+from tests.examples import examples
 
 PAGE = Page(data=b"", length=0, limit=20, page=1, has_more=False, next_cursor=None, prev_cursor=None, count="none", total=None)
 
@@ -93,7 +94,7 @@ def test_links_have_one_page_however_the_last_one_was_spelt(query: bytes) -> Non
 
 
 @given(st.lists(st.tuples(st.text(min_size=1), st.text()), max_size=5), st.binary(max_size=20))
-@settings(deadline=None, derandomize=True, max_examples=300)
+@settings(deadline=None, derandomize=True, max_examples=examples(200))
 def test_links_keep_every_other_parameter_and_stay_between_their_brackets(pairs: list[tuple[str, str]], noise: bytes) -> None:
     query = urlencode([(name, value.encode("utf-8", "replace")) for name, value in pairs]).encode()
     link = header(page(query + b"&x=" + noise.replace(b"&", b"").replace(b"#", b""), has_more=True, next_cursor="n"), b"link")
@@ -108,7 +109,7 @@ def test_links_keep_every_other_parameter_and_stay_between_their_brackets(pairs:
 
 
 @given(st.text("pagecursor=&[]%+1ü<", max_size=24).map(str.encode))
-@settings(deadline=None, derandomize=True, max_examples=500)
+@settings(deadline=None, derandomize=True, max_examples=examples(300))
 @example(b"&page=1&price[gte]=1&&a=page&cursor=x&page&")
 def test_links_say_the_same_whether_or_not_a_query_needs_an_escape(query: bytes) -> None:
     pieces = [piece for piece in query.split(b"&") if piece]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
+from collections import defaultdict
 from typing import Any
 from urllib.parse import urlencode
 
@@ -71,7 +72,8 @@ def before_load_schema(context: Any, raw_schema: dict[str, Any]) -> None:
 
     A recursive `filter` would make it hundreds of thousands of requests for each list, so there it is flat; and an operator on
     a type is one schema and one path of the code, so it stays on one field of one list as a parameter, and in a `filter` on one
-    field for all types that take the same operators. The fuzzing phase has the document whole.
+    field for all types that take the same operators. What all resources share, headers for one, stays on one operation of those
+    that are alike. The fuzzing phase has the document whole.
     """
     if os.environ.get("SCHEMATHESIS_PHASE") != "coverage":
         return
@@ -84,9 +86,20 @@ def before_load_schema(context: Any, raw_schema: dict[str, Any]) -> None:
     for operation, found in zip(lists, conditions, strict=True):
         if not any(name in schemas for schemas, name, _ in found):
             operation["parameters"] = [each for each in operation["parameters"] if each.get("name") != "filter"]
-    marks = [[_mark(parameter) for parameter in operation["parameters"]] for operation in lists]
-    for operation, positions in zip(lists, _spread(marks), strict=True):
-        operation["parameters"] = [operation["parameters"][position] for position in sorted(positions)]
+    for alike in _operations(raw_schema):
+        marks = [[_mark(parameter) for parameter in operation["parameters"]] for operation in alike]
+        for operation, positions in zip(alike, _spread(marks), strict=True):
+            operation["parameters"] = [operation["parameters"][position] for position in sorted(positions)]
+
+
+def _operations(document: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    """The operations that have parameters, those of all resources that are alike together."""
+    found: dict[tuple[str, bool], list[dict[str, Any]]] = defaultdict(list)
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            if method != "parameters" and "parameters" in operation:
+                found[method, "{" in path].append(operation)
+    return list(found.values())
 
 
 def _conditions(document: dict[str, Any], operation: dict[str, Any]) -> list[tuple[dict[str, Any], str, str]]:
@@ -113,17 +126,19 @@ def _operators(document: dict[str, Any], condition: dict[str, Any]) -> str:
 
 
 def _mark(parameter: dict[str, Any]) -> str:
-    """What a parameter tries: all of one mark try the same. "" is what every list keeps."""
-    if parameter.get("in") != "query" or parameter["name"] in ("limit", "fields", "sort", "filter"):
+    """What a parameter tries: all of one mark try the same. "" is what every operation keeps."""
+    if "$ref" in parameter or parameter["in"] == "header":
+        return str(parameter.get("$ref") or parameter["name"])
+    if parameter["in"] != "query" or parameter["name"] in ("limit", "fields", "sort", "filter"):
         return ""
     _, bracket, operator = parameter["name"].partition("[")
     return f"{bracket}{operator} {json.dumps(parameter['schema'], sort_keys=True)}"
 
 
 def _spread(marks: list[list[str]]) -> list[set[int]]:
-    """The positions that each list keeps: each mark in one of those that have it, the rarest first, where there is the least.
+    """The positions that each operation keeps: a mark in one of those that have it, the rarest first, where there is the least.
 
-    In one list alone they would be more than a request may have, and each request would be as long.
+    In one operation alone they would be more than a request may have, and each request would be as long.
     """
     kept = [{position for position, mark in enumerate(found) if not mark} for found in marks]
     places = {mark: [number for number, found in enumerate(marks) if mark in found] for found in marks for mark in found if mark}

@@ -2,14 +2,13 @@
 
 Each run has an `access` part of its own: roles in any order, row rules with logic, nulls, JSON paths and claims, field lists
 and `set`. Callers of every kind, tokens and all, then read and write as they please. Rows, fields, refusals and what the
-database holds must be those of the model. `ACCESS_MODEL_RUNS` asks for more runs than the default.
+database holds must be those of the model.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
@@ -28,14 +27,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from gateway.app import Gateway, assemble
 from tests.conftest import throwaway_database
+from tests.examples import examples
 from tests.issuing import ALGORITHMS, AUDIENCE, EC, ISSUER, issuer, public, token
 from tests.journeys.answers import JSON, MERGE, check_answer, log_without_faults
 from tests.serving import settings_for, write_resources
 
 pytestmark = pytest.mark.xdist_group("access model")
 
-DEFAULT_RUNS = 10
-RUNS = int(os.environ.get("ACCESS_MODEL_RUNS", DEFAULT_RUNS))
 STEPS = 50
 
 SQL = """
@@ -859,6 +857,7 @@ class AccessMachine(RuleBasedStateMachine):
         return f"/api/v1/notes/{','.join(quote(str(part), safe='') for part in key)}"
 
 
+@pytest.mark.hypothesis
 def test_what_random_callers_see_and_change_is_what_the_model_says(
     postgres_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -873,11 +872,11 @@ def test_what_random_callers_see_and_change_is_what_the_model_says(
         run_state_machine_as_test(
             machine,
             settings=settings(
-                max_examples=RUNS,
+                max_examples=examples(10),
                 stateful_step_count=STEPS,
                 deadline=None,
                 phases=[Phase.generate],  # the steps tell enough, and making them fewer takes minutes
-                derandomize=RUNS == DEFAULT_RUNS,
+                derandomize=True,
                 database=None,
                 suppress_health_check=list(HealthCheck),
             ),

@@ -16,6 +16,7 @@ from gateway.pipeline import Page
 from gateway.query.ast import ListRequest
 from gateway.query.syntax.brackets import parse_list
 from tests.conftest import throwaway_database
+from tests.examples import examples
 from tests.journeys.value_models import DEFINITIONS, LABELS, MODELS, Bench, bench, things
 from tests.serving import settings_for, write_resources
 
@@ -132,7 +133,7 @@ def check_walk(served: Bench, table: str, key: list[str], whole: list[tuple[Any,
 
 @example(sort=[Term("words", True, "nullslast")], limit=1, shown="", condition={}, count="exact")
 @example(sort=[Term("exact"), Term("fine", True)], limit=2, shown="id,words", condition={}, count="")
-@settings(PROFILE, max_examples=70)
+@settings(PROFILE, max_examples=examples(50))
 @given(
     sort=terms(SORTABLE, ["id"]),
     limit=st.integers(1, 7),
@@ -165,7 +166,7 @@ def test_the_order_is_that_of_the_model_in_python(served: Bench, field: str) -> 
     assert not any(two < one for one, two in pairwise(present))
 
 
-@settings(PROFILE, max_examples=40)
+@settings(PROFILE, max_examples=examples(30))
 @given(sort=terms(SORTABLE_PAIRS, []), limit=st.integers(1, 7), shown=st.sampled_from(["", "a,b"]))
 def test_pages_of_a_composite_key_joined_are_the_whole_list(served: Bench, sort: list[Term], limit: int, shown: str) -> None:
     whole = in_order(served, "pairs", ["b", "a"], sort, "true")
@@ -179,7 +180,7 @@ KEYS = [{"a": a, "b": b} for a in ("", "a", "b", "😀") for b in ("-1", "0", "1
 CHANGE = st.tuples(st.sampled_from(["insert", "delete"]), st.sampled_from(range(len(KEYS))), st.sampled_from([None, "x", "y"]))
 
 
-@settings(PROFILE, max_examples=60)
+@settings(PROFILE, max_examples=examples(40))
 @given(
     sort=terms(["words", "a", "b"], []),
     limit=st.integers(1, 4),

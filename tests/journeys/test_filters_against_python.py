@@ -19,6 +19,7 @@ from gateway.query.ast import ListRequest
 from gateway.query.operators import OPERATORS, Operator, operators_for, path_operators
 from gateway.query.syntax.brackets import parse_list
 from tests.conftest import throwaway_database
+from tests.examples import examples
 from tests.journeys.value_models import (
     COMPARED,
     CONTAINED,
@@ -42,7 +43,6 @@ ROWS = things(count=150, seed=4)
 PATHS = [f"{column}.{path}" for column in ("doc", "docb") for path in ("a", "b", "a.b", "a.0", "a.-1", "2.a", "bb", "a.c", "0")]
 PATH_OPERANDS = ["x", "1", "1.0", "10", "2", "deep", "true", "", "a", 1, 10, Decimal("1.5"), True, -2]
 PATTERNS = ["%", "", "a%", "%b", "_", "a_b", "a\\_b", "a\\\\b", "\\%", "%\\%", "É", "ab", "%\n%", "a,b"]
-EXAMPLES = 100
 VALUES_OF_AN_OPERATOR = 3
 JSON_KEYS = ["a", "b", "", "bb", "x", "a.b"]
 
@@ -170,7 +170,7 @@ def filters(choices: list[tuple[str, Operator]], depth: int) -> st.SearchStrateg
     )
 
 
-@settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(70), deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_nested_logic_and_conditions_of_a_url_select_what_python_selects(served: Bench, data: st.DataObject) -> None:
     choices = questions(served)

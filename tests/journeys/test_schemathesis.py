@@ -19,10 +19,11 @@ import pytest
 
 from gateway import migrate
 from tests.conftest import throwaway_database
+from tests.examples import TIMES, examples
 from tests.journeys.answers import gateway_over, made
 from tests.serving import write_resources
 
-TIME_LIMIT_SECONDS = 280
+TIME_LIMIT_SECONDS = 280 * TIMES
 SEED = "20261122"
 METHODS = {"get", "post", "patch", "delete"}
 ROOT = Path(__file__).parents[2]
@@ -94,7 +95,10 @@ def counted(pattern: str, output: str) -> tuple[int, ...]:
 
 @pytest.mark.parametrize(
     ("phases", "max_examples", "least_requests"),
-    [pytest.param("coverage", 1, 3000, id="coverage"), pytest.param("examples,fuzzing,stateful", 12, 300, id="fuzzing")],
+    [
+        pytest.param("coverage", 1, 3000, id="coverage"),
+        pytest.param("examples,fuzzing,stateful", examples(8), 200, id="fuzzing", marks=pytest.mark.hypothesis),
+    ],
 )
 def test_schemathesis_finds_nothing(
     postgres_url: str, tmp_path: Path, phases: str, max_examples: int, least_requests: int

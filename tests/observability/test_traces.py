@@ -221,7 +221,7 @@ def test_a_collector_that_never_answers_holds_up_no_end(monkeypatch: pytest.Monk
     """It takes the connection and says nothing: the exporter waits for it, and the end of the process for neither."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "3")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
         traces = Traces({"OTEL_TRACES_EXPORTER": "otlp"}, "tests")
 
         async def run() -> None:

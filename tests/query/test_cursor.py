@@ -16,6 +16,7 @@ from gateway.query.ast import ListRequest
 from gateway.query.cursor import MAX_CURSOR_CHARACTERS, BadCursor, Cursor, Fingerprints, decode_cursor, encode_cursor
 from gateway.query.plan import plan_list
 from gateway.query.syntax.brackets import parse_list
+from tests.examples import examples
 from tests.query.sample import EVERYTHING, resource, table
 
 
@@ -66,7 +67,7 @@ def test_a_cut_or_lengthened_cursor_is_refused() -> None:
         assert refusal(more + text) == DAMAGED
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=examples(150), deadline=None, derandomize=True)
 @given(st.text(max_size=80))
 def test_any_text_is_refused(text: str) -> None:
     refusal(text)

@@ -32,6 +32,7 @@ from gateway.query.plan import filter_values, plan_get, plan_list
 from gateway.query.plans import Plans
 from gateway.query.syntax.brackets import OPTIONS, join_list, parse_list, parse_parameters, split_list
 from gateway.query.syntax.json import parse_filter
+from tests.examples import examples
 from tests.query.sample import BIGINT, EVERYTHING, JSONB, TEXT, resource, row_sql, table
 
 PAIR = resource(
@@ -41,11 +42,14 @@ PAIR = resource(
         primary_key=("left", "right"),
     )
 )
-FEW = settings(max_examples=200, deadline=None, derandomize=True)
+FEW = settings(max_examples=examples(120), deadline=None, derandomize=True)
 MANY = settings(
-    max_examples=1500, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=examples(1500),
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-SAME = settings(parent=MANY, max_examples=600)
+SAME = settings(parent=MANY, max_examples=examples(300))
 """For two ways that must come to the same: what any one way must hold of is tried by `MANY`."""
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=12)
 
@@ -219,7 +223,7 @@ def test_any_query_string_is_a_plan_or_an_error_of_ours(query: bytes) -> None:
     check_parameters(compile_estimate(plan.shape.where, EVERYTHING), filter_values(plan))
 
 
-@settings(parent=MANY, max_examples=750)
+@settings(parent=MANY, max_examples=examples(750))
 @given(st.lists(FILTERS, min_size=1, max_size=2))
 def test_any_filter_is_a_plan_or_an_error_of_ours(filters: list[Any]) -> None:
     query = b"&".join(encoded(name, json.dumps(tree), True) for name, tree in zip(("filter", "doc.x"), filters, strict=False))
@@ -359,7 +363,7 @@ def alike(draw: st.DrawFn) -> list[bytes]:
 CURSOR_TEXTS = st.one_of(st.none(), st.sampled_from(("1", "2024-05-01", "x", "\0")))
 
 
-@settings(parent=SAME, max_examples=400)  # of three query strings each, each with two grants
+@settings(parent=SAME, max_examples=examples(400))  # of three query strings each, each with two grants
 @given(alike(), st.lists(READING, min_size=1, max_size=2), st.booleans(), st.lists(CURSOR_TEXTS, min_size=3, max_size=3))
 def test_a_list_planned_by_a_template_is_planned_as_from_scratch(
     queries: list[bytes], grants: list[Grant], backward: bool, keys: list[str | None]
@@ -501,7 +505,7 @@ def test_most_bodies_are_read_in_one_go() -> None:
     assert dict(zip(names, values, strict=True)) == {**body, "price": "2.5", "facts": '{"a":[{"b":1}]}'}
 
 
-@settings(parent=FEW, max_examples=400)
+@settings(parent=FEW, max_examples=examples(400))
 @given(st.lists(st.one_of(st.sampled_from(NASTY_TEXTS), TEXTS), max_size=3).map(tuple), QUERIES)
 def test_any_key_and_parameters_are_a_plan_or_an_error_of_ours(key: tuple[str, ...], query: bytes) -> None:
     for found in (EVERYTHING, PAIR):
@@ -534,7 +538,7 @@ def same_shape(draw: st.DrawFn) -> tuple[bytes, bytes]:
     return b"&".join(pair[0]), b"&".join(pair[1])
 
 
-@settings(parent=FEW, max_examples=300)
+@settings(parent=FEW, max_examples=examples(300))
 @given(same_shape())
 def test_sql_never_depends_on_values(queries: tuple[bytes, bytes]) -> None:
     first, second = (plan_list(EVERYTHING, parse_list(query)) for query in queries)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.query.strict_json import MAX_NUMBER_CHARACTERS, BadJson, decode_json
+from tests.examples import examples
 
 
 def refusal(text: bytes | str) -> str:
@@ -93,7 +94,7 @@ def test_a_long_key_is_not_told_whole() -> None:
     assert len(refusal(b'{"%s": 1, "%s": 2}' % (key, key))) < 200
 
 
-@settings(max_examples=500, deadline=None, derandomize=True)
+@settings(max_examples=examples(300), deadline=None, derandomize=True)
 @given(st.binary(max_size=40))
 def test_any_bytes_are_a_value_or_a_refusal(text: bytes) -> None:
     with suppress(BadJson):
@@ -119,7 +120,7 @@ def outcome(text: bytes | str) -> str:
         return f"refused: {fault}"
 
 
-@settings(deadline=None, derandomize=True, max_examples=1500)
+@settings(deadline=None, derandomize=True, max_examples=examples(1000))
 @given(st.one_of(st.lists(ATOMS, max_size=7).map("".join), TREES.map(lambda tree: json.dumps(tree, ensure_ascii=False))))
 def test_bytes_are_what_their_text_is(text: str) -> None:
     """Text is read by the thorough decoder alone."""
