@@ -532,6 +532,7 @@ LIKELY: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
+@pytest.mark.hypothesis
 @pytest.mark.parametrize("name", list(ALL))
 def test_every_value_that_a_schema_accepts_is_taken(name: str) -> None:
     column = ALL[name]
@@ -551,6 +552,7 @@ def test_every_value_that_a_schema_accepts_is_taken(name: str) -> None:
     assert reached >= (6 if column.name not in ("bool", "enum", "bit") else 2)
 
 
+@pytest.mark.hypothesis
 @pytest.mark.parametrize("name", list(ALL))
 def test_a_taker_gives_what_is_loaded_where_that_fits_and_refuses_in_the_same_words(name: str) -> None:
     column = ALL[name]

@@ -351,6 +351,7 @@ PATCHWORK = st.lists(PIECES | st.binary(max_size=3), max_size=8).map(b"".join).f
 ASSEMBLED = st.tuples(HEADERS.map(json.dumps), st.binary(max_size=70), st.binary(max_size=70)).map(assembled)
 
 
+@pytest.mark.hypothesis
 def test_any_bytes_are_refused_and_nothing_else_happens(server: IssuerServer) -> None:
     async def run() -> None:
         async with fetched(server.url) as jwks:
@@ -376,6 +377,7 @@ JSON_VALUES = st.recursive(
 CLAIM_NAMES = st.sampled_from(["iss", "aud", "exp", "sub", "nbf", "iat", "jti", "roles", "__init__", "value", ""])
 
 
+@pytest.mark.hypothesis
 def test_any_signed_claims_give_a_caller_or_a_refusal(server: IssuerServer) -> None:
     async def run() -> None:
         async with fetched(server.url) as jwks:
