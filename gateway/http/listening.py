@@ -38,7 +38,7 @@ async def stop_listening(servers: Iterable[Server]) -> None:
     """No new connections from now on, and all that are there have been taken by the end.
 
     Where a socket is shared with other processes, each of them is to do so, and to close it. Where the kernel knows no filters
-    (it is not Linux), a connection that is made in the last moment may be reset.
+    (it is not Linux) or a system lets no ordinary user set one, a connection that is made in the last moment may be reset.
     """
     for server in servers:
         for listening in server.sockets:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import cast
 
 import pytest
@@ -51,16 +53,21 @@ def test_connections_that_nobody_has_taken_yet_are_taken_before_the_socket_is_cl
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux's kernel takes a filter for a socket")
-def test_nobody_connects_before_the_socket_is_closed_and_then_they_are_refused() -> None:
+def test_nobody_connects_before_the_socket_is_closed_and_then_they_are_refused(caplog: pytest.LogCaptureFixture) -> None:
+    """Where the system lets its user set a filter, or else the log says that it does not."""
+    caplog.set_level(logging.INFO, "gateway")
+
     async def run() -> None:
         server = await asyncio.get_running_loop().create_server(Hearing, "127.0.0.1", 0)
         address = server.sockets[0].getsockname()
-        await stop_listening([server])
-        with socket.socket() as late:
-            late.settimeout(0.1)
-            with pytest.raises(TimeoutError):
+        try:  # uvloop does not end while a server that somebody knows of, a traceback for one, is open
+            await stop_listening([server])
+            is_refused = "new connections cannot be kept off before the socket is closed: Operation not permitted" in caplog.text
+            with socket.socket() as late, nullcontext() if is_refused else pytest.raises(TimeoutError):
+                late.settimeout(0.1)
                 late.connect(address)
-        server.close()
+        finally:
+            server.close()
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(address)
 
