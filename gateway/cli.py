@@ -9,7 +9,6 @@ What a command needs is imported inside it, so that `--help` answers at once.
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import logging
 import os
@@ -40,8 +39,7 @@ DEV_DEFAULTS = {"RATE_LIMIT": "6000/minute", "SHUTDOWN_DRAIN_SECONDS": "0"}
 """Where they are not set: whoever tries things out, or tests against it, should not be slowed down."""
 STOP_TIMEOUT_SECONDS = 15.0
 MIGRATION_WAIT_SECONDS = 600
-GC_THRESHOLD = 50_000
-"""What a start imports and reads stays; going through it a hundred times for garbage took a tenth of the start."""
+
 
 LASTING = ("serve", "dev")
 """Commands that go on until they are stopped, and log."""
@@ -49,7 +47,6 @@ LASTING = ("serve", "dev")
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and give its exit status. Raises SystemExit for `--help` and for arguments that cannot be parsed."""
-    gc.set_threshold(GC_THRESHOLD)
     arguments = _parser().parse_args(argv)
     if arguments.command not in LASTING:
         # Ctrl-C leaves futures behind that nobody waits for; what asyncio says of them on its way out helps no user.
