@@ -30,9 +30,10 @@ from xdist.remote import Producer  # type: ignore[import-untyped]  # xdist tells
 from xdist.scheduler import LoadGroupScheduling  # type: ignore[import-untyped]
 
 from gateway import embedded, migrate
+from tests.examples import examples
 
 # Two cores are shared with servers, so how long an example takes says nothing; and every run tries the same examples.
-hypothesis.settings.register_profile("gateway", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("gateway", max_examples=examples(100), deadline=None, derandomize=True)
 hypothesis.settings.load_profile("gateway")
 
 ROOT = Path(__file__).parents[1]
@@ -119,18 +120,6 @@ def _clients_share_what_they_trust() -> Iterator[None]:
         yield
 
 
-@functools.cache
-def _in_memory() -> Path | None:
-    """Where files are kept in memory, if this machine has such a place and room in it.
-
-    A database is hundreds of files. On ext4 to make as many as were just deleted takes a processor three times as long.
-    """
-    place = Path("/dev/shm")
-    if place.is_dir() and os.access(place, os.W_OK | os.X_OK) and shutil.disk_usage(place).free >= MEMORY_NEEDED_BYTES:
-        return place
-    return None
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _clients_look_for_cookies_where_there_are_some() -> Iterator[None]:
     """httpx makes a request and an answer of the standard library's for each of its own, to look for what we never send."""
@@ -143,6 +132,18 @@ def _clients_look_for_cookies_where_there_are_some() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("httpx.Cookies.extract_cookies", extract_if_any)
         yield
+
+
+@functools.cache
+def _in_memory() -> Path | None:
+    """Where files are kept in memory, if this machine has such a place and room in it.
+
+    A database is hundreds of files. On ext4 to make as many as were just deleted takes a processor three times as long.
+    """
+    place = Path("/dev/shm")
+    if place.is_dir() and os.access(place, os.W_OK | os.X_OK) and shutil.disk_usage(place).free >= MEMORY_NEEDED_BYTES:
+        return place
+    return None
 
 
 @contextmanager

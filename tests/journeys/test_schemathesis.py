@@ -97,7 +97,7 @@ def counted(pattern: str, output: str) -> tuple[int, ...]:
     ("phases", "max_examples", "least_requests"),
     [
         pytest.param("coverage", 1, 3000, id="coverage"),
-        pytest.param("examples,fuzzing,stateful", examples(8), 200, id="fuzzing", marks=pytest.mark.hypothesis),
+        pytest.param("examples,fuzzing,stateful", examples(12), 300, id="fuzzing", marks=pytest.mark.hypothesis),
     ],
 )
 def test_schemathesis_finds_nothing(
