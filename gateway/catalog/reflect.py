@@ -113,7 +113,6 @@ _INSERTS_TOGETHER = text("""
         AND k.confrelid IN (SELECT c.oid UNION SELECT relid FROM pg_partition_ancestors(c.oid)))
 """)
 
-
 _NAMES = text("""
     SELECT n.nspname AS schema, c.relname AS table FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm') AND c.relpersistence <> 't'

@@ -33,7 +33,7 @@ async def read_tables(url: str, names: Collection[TableName]) -> Reflection:
     def adapted() -> Any:
         # As `async_creator` would have it, but for names that nobody else has: a pooler in transaction mode keeps the statements
         # of clients that have gone. A dialect that was made by hand might have no `dbapi`; the engine's has.
-        return engine.dialect.dbapi.connect(  # type: ignore[union-attr]
+        return engine.dialect.dbapi.connect(  # type: ignore[union-attr]  # as above: the engine's is never None
             async_creator_fn=open_one, prepared_statement_cache_size=0, prepared_statement_name_func=lambda: f"gateway_{uuid4()}"
         )
 
