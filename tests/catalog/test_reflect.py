@@ -222,6 +222,19 @@ def test_constraints_name_their_columns_in_order(url: str) -> None:
     assert set(table.indexes) >= {("id",), ("b", "a")}
 
 
+def test_an_index_is_what_it_leads_with_and_one_that_is_not_valid_is_none(url: str) -> None:
+    execute(
+        url,
+        "CREATE TABLE led (id int PRIMARY KEY, a int, b text, c int)",
+        "CREATE INDEX a_both ON led (a, b) INCLUDE (c)",
+        "CREATE INDEX b_mixed ON led (b, lower(b), a)",
+        "CREATE INDEX c_expression ON led (lower(b), a)",
+        "CREATE INDEX d_not_valid ON led (c)",
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'd_not_valid'::regclass",
+    )
+    assert reflected(url, (None, "led")).tables[None, "led"].indexes == (("a", "b"), ("b", "a"), ("id",))
+
+
 def test_unique_indexes_are_constraints_too(url: str) -> None:
     execute(
         url,
@@ -371,6 +384,8 @@ def test_a_table_that_is_not_there_is_absent_and_the_others_are_suggested(url: s
     found = reflected(url, (None, "evry"), (None, "owners"), ("nope", "owners"))
     assert list(found.tables) == [(None, "owners")]
     assert {"every", "owners"} <= set(found.known)
+    assert "Other.every" in found.known
+    assert not any(name.startswith(("pg_", "information_schema")) for name in found.known)
 
 
 def test_a_dropped_column_is_gone(url: str) -> None:
