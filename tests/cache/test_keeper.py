@@ -214,9 +214,10 @@ def test_a_session_that_ends_with_whatever_fault_is_followed_by_another(
         keeper = Keeper(store, connect, lambda _table: None, hold_seconds=SHORT_HOLD_SECONDS)
         keeper.start()
         try:
-            while sessions < 3:
-                keeper._listener.kick()
-                await asyncio.sleep(0.01)
+            async with asyncio.timeout(PATIENT_SECONDS):
+                while sessions < 3:
+                    keeper._listener.kick()
+                    await asyncio.sleep(0.01)
             await keeper.settle()
         finally:
             await keeper.stop()
