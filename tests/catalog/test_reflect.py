@@ -381,10 +381,11 @@ def test_a_table_of_another_schema_and_odd_names_are_read_as_asked(url: str) -> 
 
 
 def test_a_table_that_is_not_there_is_absent_and_the_others_are_suggested(url: str) -> None:
+    execute(url, "CREATE SCHEMA elsewhere", "CREATE MATERIALIZED VIEW elsewhere.kept_view AS SELECT 1 AS one")
     found = reflected(url, (None, "evry"), (None, "owners"), ("nope", "owners"))
     assert list(found.tables) == [(None, "owners")]
     assert {"every", "owners"} <= set(found.known)
-    assert "Other.every" in found.known
+    assert "elsewhere.kept_view" in found.known
     assert not any(name.startswith(("pg_", "information_schema")) for name in found.known)
 
 
